@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// The contract of a device: plain data in, plain data out. One Args struct and one virtual per op;
+// csrc/cpu and csrc/cuda implement it and know nothing else of each other or of src/.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace rtfm {
+
+enum class DType : uint8_t { f32, bf16, u8 };
+
+constexpr int64_t size_of(DType t) { return t == DType::f32 ? 4 : t == DType::bf16 ? 2 : 1; }
+
+// "Operand" below is the backend's compute dtype (f32 or bf16): what a matmul or attention reads.
+// All other activations are f32. Matrices are row-major; *_stride counts elements between rows.
+
+enum class Epilogue : uint8_t {
+  store,          // y = r                      y: f32
+  gelu,           // y = gelu_tanh(r)           y: operand
+  gated_residual  // y += gate * r              y: f32
+};
+
+// r[rows, n] = x[rows, k] · wᵀ + bias, then the epilogue.
+struct MatmulArgs {
+  const void* x;      // [rows, k] operand
+  const void* w;      // [n, k] as pack_weight left it
+  const float* bias;  // [n], or null for none
+  const float* gate;  // [n], gated_residual only
+  void* y;            // [rows, n]
+  int64_t x_stride, y_stride;
+  int64_t rows, n, k;
+  Epilogue epilogue;
+};
+
+// y = x / sqrt(mean(x²) + eps) * scale + shift, row by row. `scale` already holds the 1 + of adaLN.
+struct NormModulateArgs {
+  const float* x;      // [rows, cols]
+  const float* scale;  // [cols]
+  const float* shift;  // [cols]
+  void* y;             // [rows, cols] operand
+  int64_t x_stride, y_stride;
+  int64_t rows, cols;
+  float eps;
+};
+
+// Splits qkv into heads; q and k: RMS norm over dim, times gain, then the upper half of dim turns by
+// the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for the softmax (1/sqrt(dim)).
+// K and V go, camera-local, to the page (when there is one) and into context slot `slot`.
+struct QkvSplitArgs {
+  const float* qkv;     // [tokens, 3 * heads * dim], columns (q|k|v, head, dim)
+  const float* q_gain;  // [dim]
+  const float* k_gain;  // [dim]
+  const float* cos;     // [tokens, dim / 4]
+  const float* sin;     // [tokens, dim / 4]
+  void* q;              // query_bytes(heads, tokens, dim)
+  void* page_k;         // [heads, tokens, dim] page dtype, or null
+  void* page_v;         // [heads, tokens, dim] page dtype, or null
+  void* slot;           // one context slot
+  int64_t qkv_stride;
+  int64_t tokens, heads, dim;
+  float eps;
+};
+
+// Brings one camera-local page into a context slot, as the query camera sees it:
+// in every group of 4 consecutive dims of the lower half, k ← M k and v ← M v.
+struct GatherArgs {
+  const void* page_k;  // [heads, tokens, dim] page dtype
+  const void* page_v;  // [heads, tokens, dim] page dtype
+  void* slot;          // one context slot
+  float transform[16];  // M, row-major 4x4: P_query · P_page⁻¹
+  int64_t tokens, heads, dim;
+};
+
+// y = softmax(q · kᵀ) · v over all keys of `slots` consecutive context slots, head by head.
+struct AttentionArgs {
+  const void* q;        // query_bytes(heads, tokens, dim)
+  const void* context;  // [slots] of slot_bytes(heads, tokens, dim)
+  void* y;              // [tokens, heads * dim] operand
+  int64_t y_stride;
+  int64_t slots, tokens, heads, dim;
+};
+
+// One step of any linear sampler: x ← a·x + b·x0 + c·noise, and the operand copy of x that the next
+// step reads. Element e of frame `frame` at `step` draws normal(seed; frame, step, e): the same
+// number on every device (Philox 4x32-10, Box-Muller).
+struct SamplerArgs {
+  float* x;         // [rows, cols]
+  const float* x0;  // [rows, cols]
+  void* operand;    // [rows, cols] operand
+  int64_t x_stride, x0_stride, operand_stride;
+  int64_t rows, cols;
+  float a, b, c;
+  uint64_t seed, frame;
+  uint32_t step;
+};
+
+// tokens[i] = the i-th p×p patch of an RGB image, order (row, column, channel), values in [-1, 1].
+struct PatchifyArgs {
+  const uint8_t* image;  // [height, width, 3]
+  void* tokens;          // [height/p * width/p, 3*p*p] operand
+  int64_t tokens_stride;
+  int64_t height, width, patch;
+};
+
+// The inverse: image = round((clamp(x, -1, 1) + 1) * 127.5).
+struct UnpatchifyArgs {
+  const float* tokens;  // [height/p * width/p, 3*p*p]
+  uint8_t* image;       // [height, width, 3]
+  int64_t tokens_stride;
+  int64_t height, width, patch;
+};
+
+// One execution context on one device: a stream, a thread pool. Not thread-safe; memory made by one
+// backend may be read by another of the same device (that is how sessions share a model).
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;     // "cpu:avx512", "cuda:0"
+  virtual DType operand_dtype() const = 0;  // also the dtype of pages
+  virtual int threads() const = 0;          // host threads that compute; 1 on a GPU
+
+  // Memory, zero-filled, aligned for every op. Kernels rely on the zeros of the padding.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void release(void* memory, int64_t bytes) noexcept = 0;
+  virtual void upload(void* device, const void* host, int64_t bytes) = 0;
+  virtual void download(void* host, const void* device, int64_t bytes) = 0;
+
+  // Layouts that differ between devices, by size only.
+  virtual int64_t row_stride(int64_t cols, DType dtype) const = 0;  // elements; >= cols
+  virtual int64_t padded_rows(int64_t rows) const = 0;              // rows to allocate
+  virtual int64_t weight_bytes(int64_t n, int64_t k) const = 0;
+  virtual int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) const = 0;
+  virtual int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) const = 0;
+
+  virtual void pack_weight(const float* w, int64_t n, int64_t k, void* packed) = 0;
+
+  virtual void matmul(const MatmulArgs&) = 0;
+  virtual void norm_modulate(const NormModulateArgs&) = 0;
+  virtual void qkv_split(const QkvSplitArgs&) = 0;
+  virtual void gather(const GatherArgs&) = 0;
+  virtual void attention(const AttentionArgs&) = 0;
+  virtual void sampler(const SamplerArgs&) = 0;
+  virtual void patchify(const PatchifyArgs&) = 0;
+  virtual void unpatchify(const UnpatchifyArgs&) = 0;
+};
+
+// tier: "" for the best one that this CPU allows (with `precision`, when given), or "portable",
+// "avx2", "avx512", "amx". threads: 0 for one per CPU of the caller's affinity mask, else 1..256.
+// Throws std::invalid_argument for what the CPU lacks.
+std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional<DType> precision,
+                                          int threads);
+
+}  // namespace rtfm

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU behind csrc/backend.h: a tier's kernels on a pool of threads.
+#include "csrc/backend.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+#include "csrc/cpu/cpu_info.h"
+#include "csrc/cpu/pool.h"
+
+namespace rtfm {
+namespace cpu {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr int kMaxThreads = 256;
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const Kernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+
+  std::string name() const override { return std::string("cpu:") + kernels_.name; }
+  DType operand_dtype() const override { return kernels_.operand; }
+  int threads() const override { return pool_.threads(); }
+
+  // calloc: large blocks come zeroed from the system and stay untouched until they are used, so a
+  // memory budget costs address space only. The pointer it returned lies just before ours.
+  void* allocate(int64_t bytes) override {
+    void* block = std::calloc(size_t(bytes + kAlignment + int64_t(sizeof(void*))), 1);
+    if (!block) throw std::bad_alloc();
+    const uintptr_t at = reinterpret_cast<uintptr_t>(block) + sizeof(void*) + kAlignment - 1;
+    void* memory = reinterpret_cast<void*>(at / kAlignment * kAlignment);
+    std::memcpy(static_cast<char*>(memory) - sizeof(void*), &block, sizeof(void*));
+    return memory;
+  }
+  void release(void* memory, int64_t) noexcept override {
+    if (!memory) return;
+    void* block;
+    std::memcpy(&block, static_cast<char*>(memory) - sizeof(void*), sizeof(void*));
+    std::free(block);
+  }
+  void upload(void* device, const void* host, int64_t bytes) override {
+    std::memcpy(device, host, size_t(bytes));
+  }
+  void download(void* host, const void* device, int64_t bytes) override {
+    std::memcpy(host, device, size_t(bytes));
+  }
+
+  // Rows start on cache lines, one line off a power of two so that strips of rows do not collide.
+  int64_t row_stride(int64_t cols, DType dtype) const override {
+    const int64_t line = kAlignment / size_of(dtype);
+    return (cols + line - 1) / line * line + line;
+  }
+  int64_t padded_rows(int64_t rows) const override {
+    const int64_t p = kernels_.row_padding;
+    return (rows + p - 1) / p * p;
+  }
+  int64_t weight_bytes(int64_t n, int64_t k) const override { return kernels_.weight_bytes(n, k); }
+  int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
+    return kernels_.query_bytes(heads, tokens, dim);
+  }
+  int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
+    return kernels_.slot_bytes(heads, tokens, dim);
+  }
+  void pack_weight(const float* w, int64_t n, int64_t k, void* packed) override {
+    kernels_.pack_weight(w, n, k, packed);
+  }
+
+  void matmul(const MatmulArgs& a) override { launch(kernels_.matmul, a); }
+  void norm_modulate(const NormModulateArgs& a) override { launch(kernels_.norm_modulate, a); }
+  void qkv_split(const QkvSplitArgs& a) override { launch(kernels_.qkv_split, a); }
+  void gather(const GatherArgs& a) override { launch(kernels_.gather, a); }
+  void attention(const AttentionArgs& a) override { launch(kernels_.attention, a); }
+  void sampler(const SamplerArgs& a) override { launch(kernels_.sampler, a); }
+  void patchify(const PatchifyArgs& a) override { launch(kernels_.patchify, a); }
+  void unpatchify(const UnpatchifyArgs& a) override { launch(kernels_.unpatchify, a); }
+
+ private:
+  template <class Args>
+  void launch(const Kernel<Args>& kernel, const Args& args) {
+    const int64_t tasks = kernel.tasks(args, pool_.threads());
+    pool_.run(tasks, [&](int64_t task) { kernel.run(args, task, tasks); });
+  }
+
+  const Kernels& kernels_;
+  Pool pool_;
+};
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional<DType> precision,
+                                          int threads) {
+  const std::vector<const cpu::Kernels*> tiers = cpu::available_tiers();
+  std::string names;
+  for (const cpu::Kernels* t : tiers) names += (names.empty() ? "" : ", ") + std::string(t->name);
+  const char* wanted = !precision ? "any precision" : *precision == DType::bf16 ? "bfloat16" : "float32";
+  if (threads < 0 || threads > cpu::kMaxThreads)
+    throw std::invalid_argument("threads: expected 1 to " + std::to_string(cpu::kMaxThreads) +
+                                ", or 0 for one per CPU, got " + std::to_string(threads));
+  for (const cpu::Kernels* t : tiers)
+    if ((tier.empty() || tier == t->name) && (!precision || *precision == t->operand))
+      return std::make_unique<cpu::CpuBackend>(*t, threads ? threads : cpu::available_cpus());
+  throw std::invalid_argument("cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " + wanted +
+                              "; this CPU and build offer " + names +
+                              " (bfloat16 is what amx computes in, float32 all others)");
+}
+
+}  // namespace rtfm

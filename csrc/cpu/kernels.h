@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one SIMD tier provides: every op cut into independent tasks, and the layouts it reads.
+#pragma once
+
+#include "csrc/backend.h"
+
+namespace rtfm::cpu {
+
+template <class Args>
+struct Kernel {
+  int64_t (*tasks)(const Args&, int threads);  // how many independent pieces
+  void (*run)(const Args&, int64_t task, int64_t tasks);
+};
+
+struct Kernels {
+  const char* name;
+  DType operand;
+  int64_t row_padding;  // rows of an operand are allocated in multiples of this
+
+  int64_t (*weight_bytes)(int64_t n, int64_t k);
+  int64_t (*query_bytes)(int64_t heads, int64_t tokens, int64_t dim);
+  int64_t (*slot_bytes)(int64_t heads, int64_t tokens, int64_t dim);
+  void (*pack_weight)(const float* w, int64_t n, int64_t k, void* packed);
+
+  Kernel<MatmulArgs> matmul;
+  Kernel<NormModulateArgs> norm_modulate;
+  Kernel<QkvSplitArgs> qkv_split;
+  Kernel<GatherArgs> gather;
+  Kernel<AttentionArgs> attention;
+  Kernel<SamplerArgs> sampler;
+  Kernel<PatchifyArgs> patchify;
+  Kernel<UnpatchifyArgs> unpatchify;
+};
+
+// Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so no
+// inline function of one tier can be linked into another.
+namespace portable {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace amx {
+extern const Kernels kernels;
+}
+
+}  // namespace rtfm::cpu

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The f32 register kernel of matmul and attention: a strip of at most MR rows times a panel of NR columns.
+#pragma once
+
+#include "csrc/cpu/vec.h"
+
+namespace rtfm::cpu::RTFM_TIER {
+
+// Accumulators fill the register file: 28 of 32 with AVX-512, 12 of 16 otherwise (aarch64 has 32).
+#if RTFM_VEC_BYTES == 64
+constexpr int MR = 14;
+#elif defined(__aarch64__)
+constexpr int MR = 12;
+#else
+constexpr int MR = 6;
+#endif
+constexpr int64_t NR = 2 * VL;
+
+// c[R, NR] (+)= a[R, k] · b[k, NR]; strides in floats.
+template <int R>
+static void strip(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, float* c,
+                  int64_t ldc, bool accumulate) {
+  vf acc[R][2];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < 2; ++v) acc[r][v] = accumulate ? load(c + r * ldc + v * VL) : vf{};
+#pragma GCC unroll 1  // GCC's default unrolling spills and halves the rate
+  for (int64_t i = 0; i < k; ++i) {
+    const vf b0 = load(b + i * ldb), b1 = load(b + i * ldb + VL);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const vf x = splat(a[r * lda + i]);
+      acc[r][0] += x * b0;
+      acc[r][1] += x * b1;
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < 2; ++v) store(c + r * ldc + v * VL, acc[r][v]);
+}
+
+template <int R = MR>
+static void multiply(int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k,
+                     float* c, int64_t ldc, bool accumulate) {
+  if constexpr (R > 0) {
+    if (rows == R)
+      strip<R>(a, lda, b, ldb, k, c, ldc, accumulate);
+    else
+      multiply<R - 1>(rows, a, lda, b, ldb, k, c, ldc, accumulate);
+  }
+}
+
+}  // namespace rtfm::cpu::RTFM_TIER

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory-bound ops around attention: norm + modulate, QK-norm + RoPE + packing, page gather.
+#include "csrc/cpu/norm.h"
+
+#include <cmath>
+
+#include "csrc/cpu/slot.h"
+
+namespace rtfm::cpu::RTFM_TIER {
+
+constexpr int64_t kBlock = 32;     // tokens that a task handles at a time; even, for the pairs of V
+constexpr int64_t kMaxDim = 256;   // head dim; the model reader enforces it
+constexpr float kLog2E = 1.44269504f;
+
+RTFM_INLINE float inverse_rms(const float* x, int64_t count, float eps) {
+  vf squares{};
+  for_each_vector(count, [&](int64_t j, int64_t n) {
+    const vf v = load_some(x + j, n);
+    squares += v * v;
+  });
+  return 1.f / std::sqrt(sum(squares) / float(count) + eps);
+}
+
+int64_t norm_modulate_tasks(const NormModulateArgs& a, int threads) {
+  return least<int64_t>(round_up(a.rows, 8) / 8, threads == 1 ? 1 : 4 * threads);
+}
+
+void norm_modulate(const NormModulateArgs& a, int64_t task, int64_t tasks) {
+  for (int64_t row = a.rows * task / tasks; row < a.rows * (task + 1) / tasks; ++row) {
+    const float* x = a.x + row * a.x_stride;
+    Operand* y = static_cast<Operand*>(a.y) + row * a.y_stride;
+    const float inverse = inverse_rms(x, a.cols, a.eps);
+    for_each_vector(a.cols, [&](int64_t j, int64_t n) {
+      const vf v = load_some(x + j, n) * inverse;
+      store_some(y + j, v * load_some(a.scale + j, n) + load_some(a.shift + j, n), n);
+    });
+  }
+}
+
+int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) {
+  return heads * round_up(tokens, 32) * query_depth(dim) * int64_t(sizeof(Operand));
+}
+
+int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) {
+  return SlotLayout(heads, tokens, dim).size() * int64_t(sizeof(Operand));
+}
+
+// y = rope(rms(x) * gain * scale): the upper half turns, pair (i, i + dim/4) by angle i of its token.
+RTFM_INLINE void norm_rope(const float* x, const float* gain, const float* cos, const float* sin,
+                           int64_t dim, float eps, float scale, float* y) {
+  const float inverse = inverse_rms(x, dim, eps) * scale;
+  for (int64_t i = 0; i < dim; ++i) y[i] = x[i] * inverse * gain[i];
+  float *a = y + dim / 2, *b = a + dim / 4;
+  for (int64_t i = 0; i < dim / 4; ++i) {
+    const float u = a[i], v = b[i];
+    a[i] = u * cos[i] - v * sin[i];
+    b[i] = u * sin[i] + v * cos[i];
+  }
+}
+
+RTFM_INLINE void to_page(void* page, int64_t at, const float* rows, int64_t count) {
+  Operand* out = static_cast<Operand*>(page) + at;
+  for_each_vector(count, [&](int64_t j, int64_t n) { store_some(out + j, load_some(rows + j, n), n); });
+}
+
+int64_t qkv_split_tasks(const QkvSplitArgs& a, int) {
+  return a.heads * (round_up(a.tokens, kBlock) / kBlock);
+}
+
+void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
+  const int64_t head = task % a.heads, first = task / a.heads * kBlock, width = a.heads * a.dim;
+  const int64_t count = least(kBlock, a.tokens - first), depth = query_depth(a.dim);
+  const float query_scale = kLog2E / std::sqrt(float(a.dim));  // attention works in powers of two
+  alignas(64) float query[kMaxDim], keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = first + i;
+    const float* q = a.qkv + token * a.qkv_stride + head * a.dim;
+    const float* cos = a.cos + token * (a.dim / 4);
+    const float* sin = a.sin + token * (a.dim / 4);
+    norm_rope(q, a.q_gain, cos, sin, a.dim, a.eps, query_scale, query);
+    to_page(a.q, (head * round_up(a.tokens, 32) + token) * depth, query, a.dim);
+    norm_rope(q + width, a.k_gain, cos, sin, a.dim, a.eps, 1.f, keys + i * a.dim);
+    std::memcpy(values + i * a.dim, q + 2 * width, size_t(a.dim) * 4);
+  }
+  const int64_t at = (head * a.tokens + first) * a.dim;
+  if (a.page_k) to_page(a.page_k, at, keys, count * a.dim);
+  if (a.page_v) to_page(a.page_v, at, values, count * a.dim);
+  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), static_cast<Operand*>(a.slot), head, first, count,
+            a.dim, keys, values);
+}
+
+// rows[count, dim] of the page, with M applied to each group of 4 in the lower half of dim
+RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_t dim, const float* m,
+                             float* rows) {
+  const Operand* in = static_cast<const Operand*>(page) + at;
+  for (int64_t i = 0; i < count * dim; ++i) rows[i] = from_operand(in[i]);
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t d = 0; d < dim / 2; d += 4) {
+      float* g = rows + i * dim + d;
+      const float x = g[0], y = g[1], z = g[2], w = g[3];
+      for (int64_t r = 0; r < 4; ++r)
+        g[r] = m[4 * r] * x + m[4 * r + 1] * y + m[4 * r + 2] * z + m[4 * r + 3] * w;
+    }
+}
+
+int64_t gather_tasks(const GatherArgs& a, int) {
+  return a.heads * (round_up(a.tokens, kBlock) / kBlock);
+}
+
+void gather(const GatherArgs& a, int64_t task, int64_t) {
+  const int64_t head = task % a.heads, first = task / a.heads * kBlock;
+  const int64_t count = least(kBlock, a.tokens - first), at = (head * a.tokens + first) * a.dim;
+  alignas(64) float keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
+  transformed(a.page_k, at, count, a.dim, a.transform, keys);
+  transformed(a.page_v, at, count, a.dim, a.transform, values);
+  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), static_cast<Operand*>(a.slot), head, first, count,
+            a.dim, keys, values);
+}
+
+}  // namespace rtfm::cpu::RTFM_TIER

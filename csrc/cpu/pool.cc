@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/cpu/pool.h"
+
+#include <chrono>
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
+namespace rtfm::cpu {
+namespace {
+
+// Long enough to bridge the gaps inside a step, short enough to be quiet between steps.
+constexpr auto kSpin = std::chrono::microseconds(80);
+constexpr int kPausesPerLook = 32;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+uint32_t unclaimed(uint64_t state) { return uint32_t(state); }
+
+int64_t process() {
+#if defined(__linux__)
+  return getpid();
+#else
+  return 0;
+#endif
+}
+
+}  // namespace
+
+Pool::Pool(int threads) : process_(process()) {
+  workers_.reserve(size_t(threads > 1 ? threads - 1 : 0));
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  } catch (const std::system_error&) {
+    // the system grants no more threads: those that exist do the work
+  }
+}
+
+Pool::~Pool() {
+  stop_ = true;
+  wake_.fetch_add(1);
+  wake_.notify_all();
+  for (std::thread& worker : workers_)
+    if (process() == process_)
+      worker.join();
+    else
+      worker.detach();  // after fork the thread exists in the parent only
+}
+
+bool Pool::claim_and_run(uint64_t& state) {
+  while (unclaimed(state) > 0) {
+    const auto call = call_.load(std::memory_order_relaxed);
+    void* context = context_.load(std::memory_order_relaxed);
+    if (!state_.compare_exchange_weak(state, state - 1, std::memory_order_acq_rel,
+                                      std::memory_order_acquire))
+      continue;
+    call(context, int64_t(unclaimed(state)) - 1);
+    unfinished_.fetch_sub(1, std::memory_order_release);
+    return true;
+  }
+  return false;
+}
+
+void Pool::run(const Job& job, int64_t count) {
+  if (count <= 0) return;
+  if (workers_.empty() || count == 1) {
+    for (int64_t task = 0; task < count; ++task) job.call(job.context, task);
+    return;
+  }
+  call_.store(job.call, std::memory_order_relaxed);
+  context_.store(job.context, std::memory_order_relaxed);
+  unfinished_.store(count, std::memory_order_relaxed);
+  uint64_t state = ((state_.load(std::memory_order_relaxed) >> 32) + 1) << 32 | uint64_t(count);
+  state_.store(state, std::memory_order_seq_cst);
+  if (parked_.load(std::memory_order_seq_cst) > 0) {
+    wake_.fetch_add(1, std::memory_order_seq_cst);
+    wake_.notify_all();
+  }
+  while (claim_and_run(state)) state = state_.load(std::memory_order_acquire);
+  for (int looks = 0; unfinished_.load(std::memory_order_acquire) > 0; ++looks) {
+    if (looks < 2000)
+      pause();
+    else
+      std::this_thread::yield();  // a worker lost its core while it holds a task
+  }
+}
+
+void Pool::work() {
+  auto idle_since = std::chrono::steady_clock::now();
+  while (!stop_.load(std::memory_order_relaxed)) {
+    uint64_t state = state_.load(std::memory_order_acquire);
+    if (claim_and_run(state)) {
+      idle_since = std::chrono::steady_clock::now();
+      continue;
+    }
+    for (int i = 0; i < kPausesPerLook && state_.load(std::memory_order_relaxed) == state; ++i) pause();
+    if (state_.load(std::memory_order_relaxed) != state ||
+        std::chrono::steady_clock::now() - idle_since < kSpin)
+      continue;
+    const uint32_t ticket = wake_.load(std::memory_order_seq_cst);
+    parked_.fetch_add(1, std::memory_order_seq_cst);
+    // a job published before parked_ was raised would not have woken us: look once more
+    if (unclaimed(state_.load(std::memory_order_seq_cst)) == 0 && !stop_) wake_.wait(ticket);
+    parked_.fetch_sub(1, std::memory_order_seq_cst);
+    idle_since = std::chrono::steady_clock::now();
+  }
+}
+
+}  // namespace rtfm::cpu

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// A fork-join pool for work of microseconds: workers spin for a while between jobs, then park.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace rtfm::cpu {
+
+// Tasks are claimed one by one, and the caller claims too: a worker that is descheduled, parked or gone
+// (after fork) delays nothing but the tasks it holds. One caller at a time. run() allocates nothing.
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return int(workers_.size()) + 1; }
+
+  // Calls f(task) for task = 0..count-1 and returns when all have returned. f must not throw.
+  template <class F>
+  void run(int64_t count, F&& f) {
+    run({[](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &f}, count);
+  }
+
+ private:
+  struct Job {
+    void (*call)(void* context, int64_t task);
+    void* context;
+  };
+  void run(const Job& job, int64_t count);
+  bool claim_and_run(uint64_t& state);
+  void work();
+
+  // generation << 32 | tasks not yet claimed. The fields of job_ change only while nothing is left to
+  // claim, so a claim (compare-exchange on the whole word) proves that they belong to this generation.
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<int64_t> unfinished_{0};
+  alignas(64) std::atomic<uint32_t> wake_{0};  // bumped for parked workers
+  std::atomic<int> parked_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<void (*)(void*, int64_t)> call_{nullptr};
+  std::atomic<void*> context_{nullptr};
+  std::vector<std::thread> workers_;
+  const int64_t process_;  // that made the workers
+};
+
+}  // namespace rtfm::cpu

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// One SIMD vector of the tier being compiled, on GCC/Clang vector extensions: RTFM_VEC_BYTES wide.
+// RTFM_TIER names the namespace; RTFM_BF16 makes bf16 the operand dtype.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef RTFM_BF16
+#include <immintrin.h>
+#endif
+
+namespace rtfm::cpu::RTFM_TIER {
+
+typedef float vf __attribute__((vector_size(RTFM_VEC_BYTES)));
+typedef int32_t vi __attribute__((vector_size(RTFM_VEC_BYTES)));
+typedef uint32_t vu __attribute__((vector_size(RTFM_VEC_BYTES)));
+typedef uint16_t vh __attribute__((vector_size(RTFM_VEC_BYTES / 2)));
+
+constexpr int64_t VL = RTFM_VEC_BYTES / 4;  // floats per vector
+
+#define RTFM_INLINE static inline __attribute__((always_inline))
+
+RTFM_INLINE vf splat(float x) { return x - vf{}; }
+RTFM_INLINE vf load(const float* p) {
+  vf v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+RTFM_INLINE void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
+RTFM_INLINE vf load_part(const float* p, int64_t count) {
+  vf v{};
+  std::memcpy(&v, p, size_t(count) * 4);
+  return v;
+}
+RTFM_INLINE float sum(vf v) {
+  float s = 0;
+  for (int i = 0; i < VL; ++i) s += v[i];
+  return s;
+}
+RTFM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+RTFM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+template <class T>
+RTFM_INLINE T least(T a, T b) {
+  return a < b ? a : b;
+}
+RTFM_INLINE int64_t round_up(int64_t x, int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
+
+// bf16 is the upper half of an f32; rounding is to nearest even.
+RTFM_INLINE uint16_t to_bf16(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+RTFM_INLINE float from_bf16(uint16_t h) {
+  const uint32_t u = uint32_t(h) << 16;
+  float x;
+  std::memcpy(&x, &u, 4);
+  return x;
+}
+
+#ifdef RTFM_BF16
+using Operand = uint16_t;
+RTFM_INLINE void store(Operand* p, vf v) {
+  const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+  std::memcpy(p, &h, sizeof h);
+}
+RTFM_INLINE vf load(const Operand* p) {
+  vh h;
+  std::memcpy(&h, p, sizeof h);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+RTFM_INLINE Operand to_operand(float x) { return to_bf16(x); }
+RTFM_INLINE float from_operand(Operand x) { return from_bf16(x); }
+#else
+using Operand = float;
+RTFM_INLINE Operand to_operand(float x) { return x; }
+RTFM_INLINE float from_operand(Operand x) { return x; }
+#endif
+
+template <class T>
+RTFM_INLINE void store_part(T* p, vf v, int64_t count) {
+  T full[VL];
+  store(full, v);
+  std::memcpy(p, full, size_t(count) * sizeof(T));
+}
+
+// f(first, count) over `count` elements, a vector at a time; the last call may be a part of one.
+template <class F>
+RTFM_INLINE void for_each_vector(int64_t count, const F& f) {
+  int64_t j = 0;
+  for (; j + VL <= count; j += VL) f(j, VL);
+  if (j < count) f(j, count - j);
+}
+
+RTFM_INLINE vf load_some(const float* p, int64_t count) {
+  return count == VL ? load(p) : load_part(p, count);
+}
+template <class T>
+RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
+  if (count == VL)
+    store(p, v);
+  else
+    store_part(p, v, count);
+}
+
+// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (Taylor of e^(f·ln 2), |f| <= 1/2).
+RTFM_INLINE vf exp2(vf x) {
+  x = max(x, splat(-127.f));
+  const vf shifted = x + splat(12582912.f);  // 1.5·2^23: the integer part lands in the low mantissa
+  const vf f = x - (shifted - splat(12582912.f));
+  vf p = splat(1.5403530e-4f);
+  p = p * f + 1.3333558e-3f;
+  p = p * f + 9.6181291e-3f;
+  p = p * f + 5.5504109e-2f;
+  p = p * f + 2.4022651e-1f;
+  p = p * f + 6.9314718e-1f;
+  p = p * f + 1.f;
+  const vi exponent = (vi)shifted << 23;
+  return x > splat(-126.f) ? (vf)((vi)p + exponent) : vf{};
+}
+
+// Natural logarithm of x in (0, 1]; relative error below 3e-7 (Cephes' polynomial in m - 1).
+RTFM_INLINE vf log(vf x) {
+  const vi bits = (vi)x;
+  vi e = (bits >> 23) - 126;
+  vf m = (vf)((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
+  const vi small = m < splat(0.70710678f);
+  e += small;  // true is -1
+  m = small ? m + m : m;
+  const vf t = m - splat(1.f), z = t * t;
+  vf p = splat(7.0376836292e-2f);
+  p = p * t - 1.1514610310e-1f;
+  p = p * t + 1.1676998740e-1f;
+  p = p * t - 1.2420140846e-1f;
+  p = p * t + 1.4249322787e-1f;
+  p = p * t - 1.6668057665e-1f;
+  p = p * t + 2.0000714765e-1f;
+  p = p * t - 2.4999993993e-1f;
+  p = p * t + 3.3333331174e-1f;
+  const vf k = __builtin_convertvector(e, vf);
+  return t + (p * t * z - 0.5f * z) + k * 0.69314718056f;
+}
+
+// cos and sin of 2πu, u in [0, 1): Cephes' polynomials on |angle| <= π/4.
+RTFM_INLINE void cos_sin_turn(vf u, vf& c, vf& s) {
+  const vi quarter = __builtin_convertvector(u * 4.f + 0.5f, vi);
+  const vf a = (u - __builtin_convertvector(quarter, vf) * 0.25f) * 6.28318530718f, z = a * a;
+  const vf cos = ((2.4433157e-5f * z - 1.3887316e-3f) * z + 4.1666646e-2f) * z * z - 0.5f * z + 1.f;
+  const vf sin = ((-1.9515296e-4f * z + 8.3321609e-3f) * z - 1.6666655e-1f) * z * a + a;
+  const vi odd = (quarter & 1) != 0;
+  const vf x = odd ? sin : cos, y = odd ? cos : sin;
+  c = (((quarter + 1) & 2) != 0) ? -x : x;
+  s = ((quarter & 2) != 0) ? -y : y;
+}
+
+// x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))), written as x · sigmoid.
+RTFM_INLINE vf gelu_tanh(vf x) {
+  const vf u = x * (x * x * -0.10294324f - 2.3022082f);  // -2·√(2/π)·log2(e)·(…)
+  return x / (exp2(min(u, splat(126.f))) + 1.f);
+}
+
+}  // namespace rtfm::cpu::RTFM_TIER
