@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/device.h"
+
+#include <optional>
+#include <stdexcept>
+
+#include "src/check.h"
+
+namespace rtfm {
+namespace {
+
+std::optional<DType> parse_precision(const std::string& precision) {
+  if (precision == "auto") return std::nullopt;
+  if (precision == "float32") return DType::f32;
+  if (precision == "bfloat16") return DType::bf16;
+  fail<DeviceError>("precision: expected auto, float32 or bfloat16, got '", precision, "'");
+}
+
+}  // namespace
+
+std::shared_ptr<Backend> make_backend(const std::string& device, const std::string& precision,
+                                      int threads) {
+  const std::optional<DType> dtype = parse_precision(precision);
+  const size_t colon = device.find(':');
+  const std::string kind = device.substr(0, colon);
+  const std::string which = colon == std::string::npos ? "" : device.substr(colon + 1);
+  if (kind == "cuda")
+    fail<DeviceError>("device '", device, "': this build has no CUDA backend; use 'cpu' or 'auto'");
+  const bool known = (kind == "auto" && colon == std::string::npos) ||
+                     (kind == "cpu" && (colon == std::string::npos || !which.empty()));
+  check<DeviceError>(known, "device: expected auto, cpu, cpu:TIER, cuda or cuda:N, got '", device, "'");
+  try {
+    return make_cpu_backend(which, dtype, threads);
+  } catch (const std::invalid_argument& error) {
+    fail<DeviceError>("device '", device, "': ", error.what());
+  }
+}
+
+std::string precision_name(const Backend& backend) {
+  return backend.operand_dtype() == DType::f32 ? "float32" : "bfloat16";
+}
+
+}  // namespace rtfm

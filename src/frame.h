@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// One generated image with its receipt: what it cost and how much of it was remembered.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "src/frame_cache.h"
+#include "src/pose.h"
+
+namespace rtfm {
+
+using Pixels = std::vector<uint8_t>;  // [height, width, 3] RGB
+
+struct Frame {
+  std::shared_ptr<Pixels> pixels;
+  int height = 0, width = 0;
+  View view;
+
+  int64_t id = 0;                             // position in the session's sequence of frames
+  double latency = 0;                         // seconds, from the call to the finished frame
+  int steps = 0;                              // denoising steps
+  int context_size = 0;                       // pages attended to
+  std::array<int64_t, kMaxContext> context{};  // their frame ids
+  double support = 0;                         // share of the view that the context has seen, 0..1
+  bool late = false;                          // the deadline passed before it was finished
+  bool committed = false;                     // it became part of the world
+
+  // The same frame as a camera turned to `pose` would see it (the position is ignored): a homography,
+  // bilinear, edges stretched. Late rotation correction for head-mounted displays.
+  Frame reproject(const Pose& pose) const;
+};
+
+}  // namespace rtfm

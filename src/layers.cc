@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/layers.h"
+
+#include "src/check.h"
+
+namespace rtfm {
+
+Buffer Weights::vector(const std::string& name) const {
+  const std::vector<float> values = file.to_float(name);
+  Buffer buffer(backend, int64_t(values.size()) * 4);
+  backend->upload(buffer.data(), values.data(), buffer.bytes());
+  return buffer;
+}
+
+Linear::Linear(const Weights& weights, const std::string& name) : name_(name) {
+  const TensorView& view = weights.file.tensors().at(name + ".weight");
+  n_ = view.shape.at(0), k_ = view.shape.at(1);
+  const std::vector<float> values = weights.file.to_float(name + ".weight");
+  weight_ = Buffer(weights.backend, weights.backend->weight_bytes(n_, k_));
+  weights.backend->pack_weight(values.data(), n_, k_, weight_.data());
+  if (weights.file.tensors().contains(name + ".bias")) bias_ = weights.vector(name + ".bias");
+}
+
+void Linear::operator()(Backend& backend, const Tensor& x, const Tensor& y) const {
+  run(backend, x, y, nullptr, Epilogue::store);
+}
+void Linear::gelu(Backend& backend, const Tensor& x, const Tensor& y) const {
+  run(backend, x, y, nullptr, Epilogue::gelu);
+}
+void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate, const Tensor& y) const {
+  run(backend, x, y, gate, Epilogue::gated_residual);
+}
+
+void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float* gate,
+                 Epilogue epilogue) const {
+  const DType wanted = epilogue == Epilogue::gelu ? backend.operand_dtype() : DType::f32;
+  check<Error>(x.cols == k_ && y.cols == n_ && x.rows == y.rows && y.dtype == wanted &&
+                   x.dtype == backend.operand_dtype(),
+               "[", name_, "] expected [rows, ", k_, "] -> [rows, ", n_, "], got [", x.rows, ", ",
+               x.cols, "] -> [", y.rows, ", ", y.cols, "] or another dtype");
+  backend.matmul({.x = x.data,
+                  .w = weight_.data(),
+                  .bias = reinterpret_cast<const float*>(bias_.data()),
+                  .gate = gate,
+                  .y = y.data,
+                  .x_stride = x.stride,
+                  .y_stride = y.stride,
+                  .rows = x.rows,
+                  .n = n_,
+                  .k = k_,
+                  .epilogue = epilogue});
+}
+
+void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                   const Tensor& y) {
+  check<Error>(x.rows == y.rows && x.cols == y.cols && x.dtype == DType::f32 &&
+                   y.dtype == backend.operand_dtype(),
+               "[norm_modulate] expected f32 and operand matrices of one shape, got [", x.rows, ", ",
+               x.cols, "] and [", y.rows, ", ", y.cols, "]");
+  backend.norm_modulate({.x = static_cast<const float*>(x.data),
+                         .scale = scale,
+                         .shift = shift,
+                         .y = y.data,
+                         .x_stride = x.stride,
+                         .y_stride = y.stride,
+                         .rows = x.rows,
+                         .cols = x.cols,
+                         .eps = kNormEps});
+}
+
+}  // namespace rtfm

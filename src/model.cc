@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/model.h"
+
+#include "src/device.h"
+
+namespace rtfm {
+
+Model::Model(const std::string& path, const std::string& device, const std::string& precision)
+    : path_(path), backend_(make_backend(device, precision, 1)) {
+  ModelFile file = load_model_file(path);
+  manifest_ = file.manifest;
+  manifest_json_ = file.manifest_json;
+  parameters_ = file.parameters;
+  network_ = std::make_unique<FrameDit>(manifest_, Weights{file.weights, backend_});
+}
+
+std::string Model::device() const { return backend_->name(); }
+
+std::string Model::precision() const { return precision_name(*backend_); }
+
+std::shared_ptr<Backend> Model::make_session_backend(int threads) const {
+  return make_backend(device(), precision(), threads);
+}
+
+}  // namespace rtfm

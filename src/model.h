@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model file, loaded onto a device.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "src/manifest.h"
+#include "src/models/frame_dit.h"
+
+namespace rtfm {
+
+// Immutable; shared by any number of sessions and threads.
+class Model {
+ public:
+  // device and precision as make_backend takes them. Throws ModelError, DeviceError.
+  Model(const std::string& path, const std::string& device, const std::string& precision);
+
+  const Manifest& manifest() const { return manifest_; }
+  const std::string& manifest_json() const { return manifest_json_; }
+  const std::string& path() const { return path_; }
+  const FrameDit& network() const { return *network_; }
+  int64_t parameters() const { return parameters_; }
+  std::string device() const;
+  std::string precision() const;
+
+  // An execution context of its own for one session, on the model's device. threads: 0 for all CPUs.
+  std::shared_ptr<Backend> make_session_backend(int threads) const;
+
+ private:
+  std::string path_, manifest_json_;
+  Manifest manifest_;
+  int64_t parameters_;
+  std::shared_ptr<Backend> backend_;
+  std::unique_ptr<FrameDit> network_;
+};
+
+}  // namespace rtfm

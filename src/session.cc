@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/session.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "src/check.h"
+#include "src/sampler.h"
+
+namespace rtfm {
+namespace {
+
+constexpr int64_t kDefaultBudget = int64_t{512} << 20;
+constexpr int64_t kMostPages = int64_t{1} << 20;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// A maximum that forgets: what a step should be expected to cost.
+void observe_cost(double& cost, double seconds) { cost = std::max(seconds, 0.99 * cost + 0.01 * seconds); }
+
+void check_deadline(std::optional<double> deadline) {
+  check<ArgumentError>(!deadline || (std::isfinite(*deadline) && *deadline > 0),
+                       "deadline: expected seconds above 0, got ", deadline.value_or(0));
+}
+
+std::string keys(const std::map<int, std::vector<SamplerRow>>& samplers) {
+  std::string names;
+  for (const auto& [steps, table] : samplers)
+    names += (names.empty() ? "" : ", ") + std::to_string(steps);
+  return names;
+}
+
+SessionOptions complete(SessionOptions o, const Manifest& m) {
+  o.context = o.context.value_or(m.retrieval.context);
+  o.sinks = o.sinks.value_or(std::min(m.retrieval.sinks, *o.context));
+  o.recent = o.recent.value_or(std::min(m.retrieval.recent, *o.context - *o.sinks));
+  o.steps = o.steps.value_or(m.steps);
+  o.memory_budget = o.memory_budget.value_or(kDefaultBudget);
+  o.commit_below = o.commit_below.value_or(m.retrieval.commit_below);
+  check<ArgumentError>(*o.context >= 1 && *o.context <= kMaxContext, "context: expected 1 to ",
+                       kMaxContext, " frames, got ", *o.context);
+  check<ArgumentError>(*o.sinks >= 0 && *o.recent >= 0 && *o.sinks + *o.recent <= *o.context,
+                       "sinks, recent: expected at least 0 and at most context = ", *o.context,
+                       " together, got ", *o.sinks, " and ", *o.recent);
+  check<ArgumentError>(m.samplers.contains(*o.steps), "steps: expected one of ", keys(m.samplers),
+                       " (the model's sampler tables), got ", *o.steps);
+  check<ArgumentError>(*o.commit_below >= 0 && *o.commit_below <= 2,
+                       "commit_below: expected a share of the view from 0 (never commit) to above 1 ",
+                       "(always), got ", *o.commit_below);
+  check_deadline(o.deadline);
+  return o;
+}
+
+int64_t capacity(const SessionOptions& o, int64_t page_bytes) {
+  const int64_t least = *o.sinks + *o.recent + 1, pages = *o.memory_budget / page_bytes;
+  check<ArgumentError>(pages >= least, "memory_budget: expected at least ", least * page_bytes,
+                       " bytes (", least, " frames of ", page_bytes, "), got ", *o.memory_budget);
+  return std::min(pages, kMostPages);
+}
+
+Retrieval retrieval(const SessionOptions& o, const Manifest& m) {
+  return {.context = *o.context,
+          .sinks = *o.sinks,
+          .recent = *o.recent,
+          .near = m.retrieval.near,
+          .far = m.retrieval.far};
+}
+
+}  // namespace
+
+Session::Busy::Busy(Session& session) : session_(session) {
+  check<WorldError>(!session.busy_.test_and_set(std::memory_order_acquire),
+                    "session: expected one thread at a time, got a call while another is running; ",
+                    "wait for it, or give each thread its own session (they can share a model)");
+}
+
+Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
+    : model_(std::move(model)),
+      options_(complete(options, model_->manifest())),
+      backend_(model_->make_session_backend(options_.threads)),
+      workspace_(model_->network().make_workspace(backend_, *options_.context)),
+      page_layout_(model_->network().page_layout(*backend_)),
+      cache_(retrieval(options_, model_->manifest()), capacity(options_, page_layout_.bytes())),
+      pages_(backend_, cache_.capacity() * page_layout_.bytes()),
+      image_(backend_, int64_t(model_->manifest().image_height) * model_->manifest().image_width * 3) {
+  for (int i = 0; i < kPooledFrames; ++i)
+    pool_.push_back(std::make_shared<Pixels>(size_t(image_.bytes())));
+  latencies_.reserve(kWindow);
+}
+
+Intrinsics Session::default_intrinsics() const {
+  return {model_->manifest().fx, model_->manifest().fy};
+}
+
+int64_t Session::observe(const uint8_t* image, const View& view) {
+  const Busy busy(*this);
+  check_intrinsics(view.intrinsics);
+  commit(next_id_, view, image);
+  return next_id_++;
+}
+
+Frame Session::step(const View& view, std::optional<double> deadline, uint8_t* out) {
+  const Busy busy(*this);
+  const Clock::time_point start = Clock::now();
+  check_intrinsics(view.intrinsics);
+  check_deadline(deadline);
+  if (!deadline) deadline = options_.deadline;
+
+  const Plan plan = cache_.plan(view);
+  Frame frame = generate(view, plan, affordable_steps(deadline));
+  frame.committed = plan.support < *options_.commit_below;
+  if (frame.committed) commit(next_id_, view, frame.pixels->data());
+  if (out) std::copy(frame.pixels->begin(), frame.pixels->end(), out);
+  ++next_id_;
+
+  frame.latency = seconds_since(start);
+  frame.late = deadline && frame.latency > *deadline;
+  record(frame);
+  return frame;
+}
+
+Frame Session::imagine(const View& view) {
+  const Busy busy(*this);
+  const Clock::time_point start = Clock::now();
+  check_intrinsics(view.intrinsics);
+  Frame frame = generate(view, cache_.peek(view), steps());
+  frame.latency = seconds_since(start);
+  return frame;
+}
+
+void Session::update_pose(int64_t id, const Pose& pose) {
+  const Busy busy(*this);
+  cache_.update_view(id, {pose, cache_.view_of(id).intrinsics});
+}
+
+// Context → denoise → decode; touches nothing that a later frame depends on.
+Frame Session::generate(const View& view, const Plan& plan, int steps) {
+  check<WorldError>(plan.count > 0, "step: expected a world with at least one frame, got an empty ",
+                    "one; call observe(image, pose) first");
+  const Manifest& m = model_->manifest();
+  const FrameDit& network = model_->network();
+  for (int i = 0; i < plan.count; ++i)
+    network.gather(*backend_, workspace_, page(plan.slots[i]), 1 + i,
+                   camera_transform(view, cache_.view(plan.slots[i]), m.world_scale));
+
+  const Clock::time_point start = Clock::now();
+  sample(*backend_, network, workspace_, m.samplers.at(steps), plan.count,
+         {options_.seed, uint64_t(next_id_)});
+  denoising_ = seconds_since(start);
+
+  const Tensor& tokens = workspace_.x;
+  backend_->unpatchify({.tokens = static_cast<const float*>(tokens.data),
+                        .image = reinterpret_cast<uint8_t*>(image_.data()),
+                        .tokens_stride = tokens.stride,
+                        .height = m.image_height,
+                        .width = m.image_width,
+                        .patch = m.patch});
+  Frame frame{.pixels = borrow_pixels(), .height = m.image_height, .width = m.image_width, .view = view};
+  backend_->download(frame.pixels->data(), image_.data(), image_.bytes());
+  frame.id = next_id_;
+  frame.steps = steps;
+  frame.context_size = plan.count;
+  std::copy_n(plan.ids, plan.count, frame.context.begin());
+  frame.support = plan.support;
+  return frame;
+}
+
+// The read pass starts from pixels, so a world can be made again from its images and poses.
+void Session::commit(int64_t id, const View& view, const uint8_t* image) {
+  const Manifest& m = model_->manifest();
+  backend_->upload(image_.data(), image, image_.bytes());
+  const Tensor& tokens = workspace_.x_operand;
+  backend_->patchify({.image = reinterpret_cast<const uint8_t*>(image_.data()),
+                      .tokens = tokens.data,
+                      .tokens_stride = tokens.stride,
+                      .height = m.image_height,
+                      .width = m.image_width,
+                      .patch = m.patch});
+  model_->network().read(*backend_, workspace_, page(cache_.insert(id, view)));
+}
+
+std::shared_ptr<Pixels> Session::borrow_pixels() {
+  for (const std::shared_ptr<Pixels>& pixels : pool_)
+    if (pixels.use_count() == 1) {
+      std::atomic_thread_fence(std::memory_order_acquire);  // after the release of the last holder
+      return pixels;
+    }
+  return std::make_shared<Pixels>(size_t(image_.bytes()));
+}
+
+// The most denoising steps, of the tables up to steps(), that the deadline should have room for.
+int Session::affordable_steps(std::optional<double> deadline) const {
+  const auto& samplers = model_->manifest().samplers;
+  if (!deadline) return steps();
+  int affordable = samplers.begin()->first;
+  for (const auto& [count, table] : samplers)
+    if (count <= steps() && fixed_cost_ + count * step_cost_ <= *deadline) affordable = count;
+  return std::min(affordable, steps());
+}
+
+void Session::record(const Frame& frame) {
+  observe_cost(step_cost_, denoising_ / frame.steps);
+  observe_cost(fixed_cost_, frame.latency - denoising_);
+  const std::lock_guard lock(stats_mutex_);
+  const size_t at = size_t(totals_.frames % kWindow);
+  if (at < latencies_.size())
+    latencies_[at] = float(frame.latency);
+  else
+    latencies_.push_back(float(frame.latency));
+  ++totals_.frames;
+  totals_.late += frame.late;
+  totals_.committed += frame.committed;
+}
+
+Stats Session::stats() const {
+  std::unique_lock lock(stats_mutex_);
+  Stats stats = totals_;
+  std::vector<float> sorted = latencies_;
+  lock.unlock();
+  if (sorted.empty()) return stats;
+  std::sort(sorted.begin(), sorted.end());
+  const auto at = [&](double q) { return double(sorted[size_t(q * double(sorted.size() - 1))]); };
+  stats.p50 = at(0.50), stats.p95 = at(0.95), stats.p99 = at(0.99), stats.worst = at(1.0);
+  return stats;
+}
+
+}  // namespace rtfm

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The runtime in one class: give it a pose, get the frame seen from there.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "src/frame.h"
+#include "src/frame_cache.h"
+#include "src/model.h"
+
+namespace rtfm {
+
+struct SessionOptions {  // what is not set comes from the model's manifest
+  uint64_t seed = 0;
+  int threads = 0;  // 0: one per CPU
+  std::optional<int> context, sinks, recent, steps;
+  std::optional<int64_t> memory_budget;  // bytes of pages; 512 MiB
+  std::optional<double> commit_below;    // commit generated frames with less support; 0: never
+  std::optional<double> deadline;        // seconds for a step; none
+};
+
+struct Stats {
+  int64_t frames = 0, late = 0, committed = 0;
+  double p50 = 0, p95 = 0, p99 = 0, worst = 0;  // seconds, of the last kWindow steps
+};
+
+// All state of one walk through one world. One thread at a time: a second one gets a WorldError.
+// Everything is allocated at construction; step() allocates nothing while finished frames are dropped
+// or written to `out`. A call that throws leaves the session as it was.
+class Session {
+ public:
+  // Throws ArgumentError for options out of range, DeviceError as make_backend does.
+  Session(std::shared_ptr<const Model> model, const SessionOptions& options);
+
+  // A real frame enters the world. image: [height, width, 3] RGB. Returns its id.
+  int64_t observe(const uint8_t* image, const View& view);
+
+  // The frame seen from `view`, written to `out` [height, width, 3] if given. Commits it when the
+  // context supports less of it than commit_below. Throws WorldError in an empty world.
+  Frame step(const View& view, std::optional<double> deadline = {}, uint8_t* out = nullptr);
+
+  // The frame that step(view) would return now; nothing is committed and nothing changes.
+  Frame imagine(const View& view);
+
+  void update_pose(int64_t id, const Pose& pose);  // a map correction: the page moves, not re-encoded
+
+  const Model& model() const { return *model_; }
+  std::shared_ptr<const Model> shared_model() const { return model_; }
+  // f(const FrameCache&), while no other thread changes it.
+  template <class F>
+  auto with_memory(F&& f) {
+    const Busy busy(*this);
+    return f(std::as_const(cache_));
+  }
+  const SessionOptions& options() const { return options_; }
+  Intrinsics default_intrinsics() const;
+  std::string device() const { return backend_->name(); }
+  int threads() const { return backend_->threads(); }
+  int steps() const { return *options_.steps; }
+  int64_t page_bytes() const { return page_layout_.bytes(); }
+  Stats stats() const;  // from any thread
+
+ private:
+  class Busy {  // holds the session for one thread; throws WorldError if another has it
+   public:
+    explicit Busy(Session& session);
+    ~Busy() { session_.busy_.clear(std::memory_order_release); }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+   private:
+    Session& session_;
+  };
+  static constexpr int kWindow = 1024;
+  static constexpr int kPooledFrames = 8;
+
+  using Clock = std::chrono::steady_clock;
+
+  Frame generate(const View& view, const Plan& plan, int steps);
+  std::byte* page(int32_t slot) const { return pages_.data() + slot * page_layout_.bytes(); }
+  void commit(int64_t id, const View& view, const uint8_t* image);
+  std::shared_ptr<Pixels> borrow_pixels();
+  int affordable_steps(std::optional<double> deadline) const;
+  void record(const Frame& frame);
+
+  std::shared_ptr<const Model> model_;
+  SessionOptions options_;  // every optional but deadline is set
+  std::shared_ptr<Backend> backend_;
+  Workspace workspace_;
+  PageLayout page_layout_;
+  FrameCache cache_;
+  Buffer pages_;      // [capacity] pages
+  Buffer image_;      // [height, width, 3] uint8 on the device: what came in or goes out
+  int64_t next_id_ = 0;
+
+  std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  double denoising_ = 0;                   // seconds that the last frame spent in its steps
+  double step_cost_ = 0, fixed_cost_ = 0;  // seconds, slowly forgetting maxima
+  mutable std::mutex stats_mutex_;  // of the two below
+  Stats totals_;
+  std::vector<float> latencies_;  // ring of kWindow
+};
+
+}  // namespace rtfm
