@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// From Python's arguments to the runtime's, refusing what does not fit.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+
+#include "src/check.h"
+#include "src/session.h"
+
+namespace rtfm::python {
+
+namespace py = pybind11;
+
+inline std::string describe(const py::handle& object) {
+  if (py::isinstance<py::array>(object)) {
+    const py::array a = py::reinterpret_borrow<py::array>(object);
+    return "an array of " + std::string(py::str(a.dtype())) + " " +
+           std::string(py::str(a.attr("shape")));
+  }
+  return "a " + std::string(py::str(py::type::handle_of(object).attr("__name__")));
+}
+
+// A (4, 4) array of real numbers, or anything that NumPy makes one of.
+inline Pose to_pose(const py::object& object) {
+  const py::array any = py::array::ensure(object);
+  if (!any) PyErr_Clear();
+  check<PoseError>(any && std::string("fiu").find(any.dtype().kind()) != std::string::npos &&
+                       any.ndim() == 2 && any.shape(0) == 4 && any.shape(1) == 4,
+                   "pose: expected a (4, 4) camera-to-world matrix of numbers, got ",
+                   describe(any ? any : object));
+  const auto matrix = py::array_t<double, py::array::c_style | py::array::forcecast>(any);
+  return Pose::from_matrix(matrix.data());
+}
+
+inline Intrinsics to_intrinsics(const py::object& object, const Intrinsics& otherwise) {
+  if (object.is_none()) return otherwise;
+  try {
+    const auto [fx, fy] = object.cast<std::pair<double, double>>();
+    const Intrinsics k{fx, fy};
+    check_intrinsics(k);
+    return k;
+  } catch (const py::cast_error&) {
+    fail<ArgumentError>("intrinsics: expected (fx, fy) in units of image width and height, got ",
+                        describe(object));
+  }
+}
+
+// image: uint8 (height, width, 3); a copy only if it is not contiguous
+inline py::array_t<uint8_t, py::array::c_style> to_image(const py::object& object, const Manifest& m) {
+  const py::array any = py::array::ensure(object);
+  if (!any) PyErr_Clear();
+  check<ArgumentError>(any && any.dtype().is(py::dtype::of<uint8_t>()) && any.ndim() == 3 &&
+                           any.shape(0) == m.image_height && any.shape(1) == m.image_width &&
+                           any.shape(2) == 3,
+                       "image: expected an array of uint8 (", m.image_height, ", ", m.image_width,
+                       ", 3) RGB, got ", describe(any ? any : object));
+  return any;
+}
+
+// The memory that `out` lends, or null for None.
+inline uint8_t* to_output(const py::object& object, const Manifest& m) {
+  if (object.is_none()) return nullptr;
+  const bool array = py::isinstance<py::array>(object);
+  const py::array out = array ? py::reinterpret_borrow<py::array>(object) : py::array();
+  check<ArgumentError>(array && out.dtype().is(py::dtype::of<uint8_t>()) && out.ndim() == 3 &&
+                           out.shape(0) == m.image_height && out.shape(1) == m.image_width &&
+                           out.shape(2) == 3 && out.writeable() && (out.flags() & py::array::c_style),
+                       "out: expected a writable C-contiguous array of uint8 (", m.image_height, ", ",
+                       m.image_width, ", 3), got ", array && !out.writeable() ? "a read-only one, " : "",
+                       array && !(out.flags() & py::array::c_style) ? "a strided one, " : "",
+                       describe(object));
+  return static_cast<uint8_t*>(const_cast<void*>(out.data()));
+}
+
+template <class T>
+std::optional<T> to_option(const py::object& object, const char* name, const char* expected) {
+  if (object.is_none()) return std::nullopt;
+  try {
+    return object.cast<T>();
+  } catch (const py::cast_error&) {
+    fail<ArgumentError>(name, ": expected ", expected, ", got ", std::string(py::repr(object)));
+  }
+}
+
+inline py::array_t<double> from_pose(const Pose& pose) {
+  const std::array<double, 16> m = pose.matrix();
+  return py::array_t<double>({4, 4}, m.data());
+}
+
+}  // namespace rtfm::python

@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `rtfm-rt`: walk a world to a video, look into a model file, measure, convert."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+import rtfm_rt
+from rtfm_rt import Error, Intrinsics, Pose, Session, paths
+from rtfm_rt.session import bundled_file, model_path
+from rtfm_rt.terminal import printable, progress, show
+
+_PATHS: dict[str, Callable[[int], list[Pose]]] = {
+    "there-and-back": paths.there_and_back,
+    "orbit": paths.orbit,
+    "look-around": paths.look_around,
+}
+_WARM_UP = 20  # frames of a benchmark that do not count
+_EVERY_FRAME = 2.0  # commit_below: above any support
+_NOT_COUNTED = "loading the model, observing pictures, whatever the caller does with the frame"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status: 2 for what was refused."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        print("rtfm-rt: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader has seen enough, as in `rtfm-rt info rooms | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (Error, OSError) as error:
+        print(f"rtfm-rt: {printable(str(error))}", file=sys.stderr)
+        return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rtfm-rt", description="Give it a camera pose, get the frame.")
+    parser.add_argument("--version", action="version", version=f"rtfm-rt {rtfm_rt.__version__}")
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--model", default="rooms", help="bundled name or model file (rooms)")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
+    machine.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (auto)")
+    machine.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
+    machine.add_argument("--steps", type=_positive, metavar="N", help="denoising steps")
+    machine.add_argument("--context", type=_positive, metavar="N", help="frames attended to")
+    machine.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+
+    walk = commands.add_parser(
+        "walk", parents=[machine], help="walk through the world of one picture, to a video"
+    )
+    walk.add_argument("--image", metavar="FILE", help="the picture to start from (a room)")
+    walk.add_argument(
+        "--path",
+        default="there-and-back",
+        metavar="PATH",
+        help=f"{', '.join(_PATHS)} or a trajectory FILE, JSON or TUM (there-and-back)",
+    )
+    walk.add_argument("--frames", type=_positive, metavar="N", help="length (120, or the FILE's)")
+    walk.add_argument("--out", default="walk.mp4", metavar="FILE", help="the video (walk.mp4)")
+    walk.add_argument("--sheet", default="walk.png", metavar="FILE", help="the sheet (walk.png)")
+    walk.set_defaults(run=_walk)
+
+    info = commands.add_parser("info", help="what a model file holds")
+    info.add_argument("model", metavar="MODEL", help="bundled name or model file")
+    info.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    info.set_defaults(run=_info)
+
+    bench = commands.add_parser("bench", parents=[machine], help="measure the latency of a step")
+    bench.add_argument("--frames", type=_positive, default=300, metavar="N", help="count (300)")
+    bench.add_argument("--json", metavar="FILE", help="write all figures and receipts there")
+    bench.set_defaults(run=_bench)
+
+    convert = commands.add_parser("convert", help="make a model file from a training checkpoint")
+    convert.add_argument("checkpoint", metavar="CHECKPOINT", help="the trainer's .safetensors")
+    convert.add_argument("out", metavar="OUT", help="the model file to write")
+    convert.add_argument("--name", required=True, help="what the model is called")
+    convert.add_argument("--licence", required=True, help="SPDX name of the weights' licence")
+    convert.add_argument("--dtype", choices=("bfloat16", "float32"), help="of large matrices")
+    convert.add_argument("--steps", type=_positive, metavar="N", help="default denoising steps")
+    convert.add_argument("--fov", type=float, metavar="DEGREES", help="horizontal field of view")
+    convert.add_argument(
+        "--aspect", type=float, default=1.0, metavar="A", help="width / height, with --fov (1)"
+    )
+    convert.set_defaults(run=_convert)
+    return parser
+
+
+# walk
+
+
+class _Walked(NamedTuple):
+    seconds: list[float]  # of each step
+    supports: list[float]
+    kept: list[np.ndarray]  # the frames of the contact sheet, the first and the last among them
+
+
+def _walk(args: argparse.Namespace) -> None:
+    from rtfm_rt import media
+
+    poses = _poses(args)
+    session = _session(args)
+    height, width = session.image_size
+    image = media.load_image(args.image or bundled_file("rooms.png"), height, width)
+    shown = sorted({round(i) for i in np.linspace(0, len(poses) - 1, 6)})
+    session.observe(image, poses[0])
+    with media.VideoWriter(args.out, height, width) as video:
+        walked = _take(session, poses, shown, "with memory", video.write)
+
+    rows = [media.Row("with memory", [image, *walked.kept])]
+    persistence = []
+    returned = len(poses) > 2 and poses[0] == poses[-1]
+    if returned:
+        plain = _recent_only(session, args.seed)
+        plain.observe(image, poses[0])
+        forgetful = _take(plain, poses, shown, "recent frames only")
+        with_memory = media.psnr(image, walked.kept[-1])
+        without = media.psnr(image, forgetful.kept[-1])
+        rows = [
+            media.Row(f"with memory: back at {with_memory:.1f} dB", rows[0].images),
+            media.Row(f"recent frames only: back at {without:.1f} dB", [image, *forgetful.kept]),
+        ]
+        persistence = [
+            f"{with_memory:4.1f} dB  on return, with memory, against the picture",
+            f"{without:4.1f} dB  on return, with the {plain.context} latest frames only",
+            f"{media.psnr(image, walked.kept[0]):4.1f} dB  at the start, before any step away",
+            f"{media.psnr(walked.kept[0], walked.kept[-1]):4.1f} dB  on return, with memory, "
+            "against the frame at the start",
+        ]
+    captions = ["picture", *(f"frame {i + 1}" for i in shown)]
+    media.write_sheet(args.sheet, rows, captions)
+
+    p50, p99 = np.percentile(walked.seconds, (50, 99)) * 1e3
+    show(
+        _headline(session),
+        {
+            "speed": [
+                f"{len(poses) / sum(walked.seconds):.1f} frames/s, p50 {p50:.1f} ms, "
+                f"p99 {p99:.1f} ms"
+            ],
+            "support": [
+                f"{np.mean(walked.supports):.0%} of a view remembered on average, "
+                f"{min(walked.supports):.0%} at least"
+            ],
+            "memory": [
+                f"{len(session.memory)} of {len(poses) + 1} frames kept, "
+                f"{session.memory.bytes / 1e6:.1f} MB"
+            ],
+            "persistence": persistence,
+            "wrote": [
+                f"{args.out}  {len(poses)} frames of {video.width}x{video.height}",
+                f"{args.sheet}  contact sheet",
+            ],
+        },
+    )
+
+
+def _poses(args: argparse.Namespace) -> list[Pose]:
+    if args.path in _PATHS:
+        return _PATHS[args.path](args.frames or 120)
+    if not os.path.exists(args.path):
+        raise Error(
+            f"path: expected {', '.join(_PATHS)} or a trajectory file, got {args.path!r}, which "
+            "is not there"
+        )
+    return paths.load_trajectory(args.path)[: args.frames]
+
+
+def _session(args: argparse.Namespace, **options: Any) -> Session:
+    return Session(
+        args.model,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        seed=args.seed,
+        context=args.context,
+        steps=args.steps,
+        **options,
+    )
+
+
+def _recent_only(session: Session, seed: int) -> Session:
+    """A twin that attends to its latest frames only, as a model without a spatial memory does."""
+    return Session(
+        session.model,
+        threads=session.threads,
+        seed=seed,
+        context=session.context,
+        steps=session.steps,
+        commit_below=_EVERY_FRAME,
+        sinks=0,
+        recent=session.context,
+    )
+
+
+def _take(
+    session: Session,
+    poses: Sequence[Pose],
+    shown: Sequence[int],
+    text: str,
+    write: Callable[[Any], None] = lambda _: None,
+) -> _Walked:
+    walked = _Walked([], [], [])
+    with progress(len(poses), text) as advance:
+        for i, pose in enumerate(poses):
+            began = time.perf_counter()
+            frame = session.step(pose)
+            walked.seconds.append(time.perf_counter() - began)
+            walked.supports.append(frame.support)
+            write(frame)
+            if i in shown:
+                walked.kept.append(np.array(frame))
+            advance()
+    return walked
+
+
+# info and convert
+
+
+def _info(args: argparse.Namespace) -> None:
+    path = model_path(args.model)
+    info = rtfm_rt.read_info(path)
+    if args.json:
+        print(json.dumps(info, indent=2))
+    else:
+        _show_info(path, info)
+
+
+def _show_info(path: str, info: dict[str, Any]) -> None:
+    m = info["manifest"]
+    r, image, camera = m["retrieval"], m["image"], m["camera"]
+    by_view = r["context"] - r["sinks"] - r["recent"]
+    across = Intrinsics(camera["fx"], camera["fy"]).horizontal_fov
+    show(
+        f"{m['name']} · {m['family']} · {m['licence']}",
+        {
+            "frames": [f"{image['width']}x{image['height']} pixels, {across:.0f}° across"],
+            "network": [
+                f"{m['layers']} blocks of width {m['width']}, {m['heads']} heads of "
+                f"{m['head_dim']}, {m['codec']['kind']} codec of {m['codec']['patch']} pixels"
+            ],
+            "weights": [
+                f"{info['parameters'] / 1e6:.1f} million in {info['tensors']} tensors, "
+                f"{info['bytes'] / 1e6:.1f} MB"
+            ],
+            "steps": [f"{m['steps']} of the possible {', '.join(sorted(m['samplers'], key=int))}"],
+            "context": [
+                f"{r['context']} frames: {r['sinks']} first, {r['recent']} latest, "
+                f"{by_view} by what they have seen"
+            ],
+            "sight": [f"{r['near']:g} to {r['far']:g} m"],
+            "commits": [f"frames with a support below {r['commit_below']:.0%}"],
+            "made from": [f"{m['source']['file']}", f"sha256 {m['source']['sha256'][:16]}…"],
+            "file": [path],
+        },
+    )
+
+
+def _convert(args: argparse.Namespace) -> None:
+    try:
+        from rtfm_rt.convert import convert
+    except ImportError as error:
+        raise Error(
+            f"convert: expected PyTorch and safetensors, got: {error}; "
+            "pip install 'rtfm_rt[convert]'"
+        ) from None
+    options: dict[str, Any] = {"dtype": args.dtype, "steps": args.steps}
+    if args.fov is not None:
+        options["fx"], options["fy"] = Intrinsics.from_fov(args.fov, args.aspect)
+    given = {key: value for key, value in options.items() if value is not None}
+    info = convert(args.checkpoint, args.out, name=args.name, licence=args.licence, **given)
+    _show_info(args.out, info)
+
+
+# bench
+
+
+def _bench(args: argparse.Namespace) -> None:
+    session = _session(args)
+    poses = paths.there_and_back(args.frames)
+    # A full context from the first frame on: what a step costs in a world that is known.
+    for i, pose in enumerate(paths.look_around(session.context)):
+        session.observe(_test_picture(*session.image_size, shift=i), pose)
+    for i in range(_WARM_UP):
+        session.imagine([poses[i % len(poses)]])
+
+    seconds, receipts = [], []
+    with progress(len(poses), "steps") as advance:
+        for pose in poses:
+            began = time.perf_counter()
+            frame = session.step(pose)
+            seconds.append(time.perf_counter() - began)
+            receipts.append(
+                {
+                    "id": frame.id,
+                    "seconds": seconds[-1],
+                    "latency": frame.latency,
+                    "steps": frame.steps,
+                    "context": list(frame.context),
+                    "support": frame.support,
+                    "committed": frame.committed,
+                    "late": frame.late,
+                }
+            )
+            advance()
+    p50, p95, p99 = (float(v) for v in np.percentile(seconds, (50, 95, 99)) * 1e3)
+    worst, rate = max(seconds) * 1e3, len(seconds) / sum(seconds)
+    committed = sum(bool(r["committed"]) for r in receipts)
+    if args.json:
+        figures = {
+            "rtfm_rt": rtfm_rt.__version__,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": " ".join(["rtfm-rt", *sys.argv[1:]]),
+            "machine": _machine(),
+            "model": session.model.manifest["name"],
+            "device": session.device,
+            "precision": session.precision,
+            "threads": session.threads,
+            "steps": session.steps,
+            "context": session.context,
+            "image_size": list(session.image_size),
+            "frames": len(seconds),
+            "warm_up": _WARM_UP,
+            "frames_per_second": rate,
+            "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "max": worst},
+            "committed": committed,
+            "not_counted": _NOT_COUNTED,
+            "receipts": receipts,
+        }
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
+            file.write("\n")
+    show(
+        _headline(session),
+        {
+            "latency": [f"p50 {p50:.2f}   p95 {p95:.2f}   p99 {p99:.2f}   max {worst:.2f} ms"],
+            "throughput": [f"{rate:.1f} frames/s, {len(seconds)} frames one after another"],
+            "threads": [f"{session.threads}"],
+            "committed": [f"{committed} of the frames, whose time includes the read pass"],
+            "not counted": _NOT_COUNTED.split(", "),
+            "wrote": [args.json] if args.json else [],
+        },
+    )
+
+
+def _test_picture(height: int, width: int, shift: int) -> np.ndarray:
+    """Coloured gradients, (height, width, 3) uint8; what is shown does not change the cost."""
+    y, x = np.mgrid[:height, :width]
+    channels = (255 * x // width, 255 * y // height, (x + y + 16 * shift) % 256)
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def _machine() -> dict[str, Any]:
+    import platform
+
+    processor = platform.processor()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+        processor = next(names, processor)
+    return {
+        "processor": processor,
+        "cpus": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _headline(session: Session) -> str:
+    height, width = session.image_size
+    return " · ".join(
+        [
+            str(session.model.manifest["name"]),
+            session.device,
+            session.precision,
+            f"{width}x{height}",
+            "1 step" if session.steps == 1 else f"{session.steps} steps",
+            f"context of {session.context}",
+        ]
+    )
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    return value

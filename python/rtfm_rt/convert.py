@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a model file from a training checkpoint of the `frame_dit` family (extra `convert`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rtfm_rt._core import ModelError, read_info
+from rtfm_rt.reference import Config, FrameDiT, View, load
+
+# Trainer's name -> ours; {} is the block's number.
+NAMES = {
+    "inp.weight": "in.weight",
+    "inp.bias": "in.bias",
+    "t1.weight": "time.0.weight",
+    "t1.bias": "time.0.bias",
+    "t2.weight": "time.2.weight",
+    "t2.bias": "time.2.bias",
+    "fm": "final.modulation",
+    "out.weight": "out.weight",
+    "out.bias": "out.bias",
+}
+BLOCK_NAMES = {
+    "mod": "modulation",
+    "qkv.weight": "qkv.weight",
+    "qg": "q_gain",
+    "kg": "k_gain",
+    "o.weight": "out.weight",
+    "up.weight": "up.weight",
+    "up.bias": "up.bias",
+    "down.weight": "down.weight",
+    "down.bias": "down.bias",
+}
+METADATA = ("image", "patch", "width", "layers", "heads")
+MAX_SIZE = 65536
+FOCAL = 0.5 / math.tan(math.radians(75 / 2))  # the trainer's cameras: 75 degrees across
+RETRIEVAL = {
+    "context": 4,
+    "sinks": 1,
+    "recent": 1,
+    "near": 0.3,
+    "far": 10.0,
+    "commit_below": 0.9,
+}
+
+
+def flow_table(steps: int) -> list[list[float]]:
+    """Rows [t, a, b, c] of the Euler flow sampler: t from 1 to 0 in equal steps."""
+    rows = []
+    for i in range(steps):
+        ratio = (steps - i - 1) / (steps - i)  # next t / t
+        rows.append([(steps - i) / steps, ratio, 1 - ratio, 0.0])
+    return rows
+
+
+def convert(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    name: str,
+    licence: str,
+    dtype: str = "bfloat16",
+    steps: int = 2,
+    tables: tuple[int, ...] = (1, 2, 4),
+    fx: float = FOCAL,
+    fy: float = FOCAL,
+    world_scale: float = 1.0,
+    retrieval: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Writes the model file `out` and returns what `read_info` says of it.
+
+    checkpoint: a .safetensors file with the trainer's names and metadata. dtype: how the large
+    matrices are stored, "bfloat16" or "float32". steps: the default number of sampler steps, one of
+    `tables`. fx, fy: focal lengths in units of image width and height. world_scale: model units per
+    metre. retrieval: entries that replace the defaults. The same input gives the same bytes; `out`
+    is replaced only when all of it is written and checked. Raises ModelError.
+    """
+    if dtype not in ("bfloat16", "float32"):
+        raise ModelError(f"dtype: expected 'bfloat16' or 'float32', got {dtype!r}")
+    source, target = Path(checkpoint), Path(out)
+    content = _read_bytes(source)
+    metadata, tensors = _open(source, content)
+    config = _config(source, metadata, tensors, world_scale)
+    state = _rename(source, config, tensors)
+    manifest = {
+        "format": 1,
+        "family": "frame_dit",
+        "name": name,
+        "licence": licence,
+        "source": {"file": source.name, "sha256": hashlib.sha256(content).hexdigest()},
+        "requires": [],
+        "image": {"height": config.height, "width": config.image_width},
+        "codec": {"kind": "patch", "patch": config.patch},
+        "width": config.width,
+        "layers": config.layers,
+        "heads": config.heads,
+        "head_dim": config.width // config.heads,
+        "mlp": config.mlp,
+        "camera": {"fx": fx, "fy": fy, "world_scale": world_scale},
+        "steps": steps,
+        "samplers": {str(n): flow_table(n) for n in tables},
+        "retrieval": {**RETRIEVAL, **(retrieval or {})},
+    }
+    stored = {key: value.to(_stored_dtype(key, value, dtype)) for key, value in state.items()}
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        _write(scratch, safetensors.torch.save(stored, {"rtfm": text}))
+        info = read_info(str(scratch))  # the runtime's own reader has the last word
+        _check_forward(scratch, config, state, exact=dtype == "float32")
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return info
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror
+        raise ModelError(f"{path}: expected a readable checkpoint, got: {reason}") from error
+    # A header length may begin with these bytes too; then the ninth is the header's brace.
+    if content.startswith((b"PK", b"\x80")) and content[8:9] != b"{":
+        raise ModelError(
+            f"{path}: expected a .safetensors checkpoint, got a pickle, which could run code; "
+            'convert it with: python -c "import torch, safetensors.torch as s; '
+            f"c = torch.load('{path}', weights_only=True); "
+            "s.save_file(c['net'], 'checkpoint.safetensors', dict(zip("
+            "('image', 'patch', 'width', 'layers', 'heads'), map(str, c['cfg'].values()))))\""
+        )
+    return content
+
+
+def _open(path: Path, content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors (as float32) of a checkpoint."""
+    try:
+        tensors = safetensors.torch.load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: expected a .safetensors checkpoint, got: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ModelError(f"{path}: {name}: expected finite floating-point numbers")
+    return metadata, {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _config(
+    path: Path, metadata: dict[str, str], tensors: dict[str, Tensor], world_scale: float
+) -> Config:
+    """Dimensions from the metadata; mlp from the first block."""
+    sizes = {}
+    for key in METADATA:
+        text = metadata.get(key, "nothing")
+        if not re.fullmatch("[1-9][0-9]{0,4}", text) or int(text) > MAX_SIZE:
+            raise ModelError(f"{path}: metadata {key!r}: expected an integer >= 1, got {text!r}")
+        sizes[key] = int(text)
+    for key in sorted(set(metadata) - {*METADATA, "trainer", "format"}):
+        raise ModelError(f"{path}: metadata {key!r}: expected only {', '.join(METADATA)}, trainer")
+    if sizes["width"] % (8 * sizes["heads"]) or sizes["image"] % sizes["patch"]:
+        raise ModelError(
+            f"{path}: expected a head dim that is a multiple of 8 and an image side that is a "
+            f"multiple of the patch, got {sizes}"
+        )
+    up = tensors.get("blocks.0.up.bias")
+    if up is None or up.ndim != 1:
+        raise ModelError(f"{path}: tensor 'blocks.0.up.bias' is missing or not a vector")
+    return Config(
+        height=sizes["image"],
+        image_width=sizes["image"],
+        patch=sizes["patch"],
+        width=sizes["width"],
+        layers=sizes["layers"],
+        heads=sizes["heads"],
+        mlp=len(up),
+        world_scale=world_scale,
+    )
+
+
+def _rename(path: Path, config: Config, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under our names, each with the shape that the module wants."""
+    names = dict(NAMES)
+    for block in range(config.layers):
+        for theirs, ours in BLOCK_NAMES.items():
+            names[f"blocks.{block}.{theirs}"] = f"blocks.{block}.{ours}"
+    missing, unknown = sorted(names.keys() - tensors.keys()), sorted(tensors.keys() - names.keys())
+    if missing or unknown:
+        raise ModelError(
+            f"{path}: expected exactly the tensors of {config.layers} blocks; "
+            f"missing {missing[:8]}, unknown {unknown[:8]}"
+        )
+    with torch.device("meta"):
+        wanted = FrameDiT(config).state_dict()
+    state = {}
+    for theirs, ours in names.items():
+        expected, got = list(wanted[ours].shape), list(tensors[theirs].shape)
+        if expected != got:
+            raise ModelError(f"{path}: {theirs}: expected shape {expected}, got {got}")
+        state[ours] = tensors[theirs]
+    return state
+
+
+def _stored_dtype(name: str, tensor: Tensor, dtype: str) -> torch.dtype:
+    """Large matrices as asked; vectors, modulation tables and the time network stay float32."""
+    small = tensor.ndim < 2 or name.endswith("modulation") or name.startswith("time.")
+    return torch.float32 if small else getattr(torch, dtype)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_forward(path: Path, config: Config, state: dict[str, Tensor], *, exact: bool) -> None:
+    """Compares one forward pass of the written file with the checkpoint's, both in float32."""
+    before = FrameDiT(config).requires_grad_(False)
+    before.load_state_dict(state)
+    after, _ = load(str(path))
+    noise = torch.randn(
+        before.rows * before.cols, 3 * config.patch**2, generator=torch.Generator().manual_seed(0)
+    )
+    view = View(torch.eye(4, dtype=torch.float64), FOCAL, FOCAL)
+    page_before, page_after = before.read(noise.clamp(-1, 1)), after.read(noise.clamp(-1, 1))
+    expected = before.write(noise, 0.5, [page_before], [view], view)
+    got = after.write(noise, 0.5, [page_after], [view], view)
+    error = float((got - expected).norm() / expected.norm().clamp(min=1e-12))
+    limit = 0.0 if exact else 0.05  # each weight is rounded to 8 bits
+    if not error <= limit:
+        raise ModelError(f"{path}: self-check: expected an error of at most {limit}, got {error}")

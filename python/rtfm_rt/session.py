@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session as Python callers see it: bundled names, tickets, `with`. The work is in `_core`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtfm_rt import _core
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+BUNDLED = ("rooms",)
+
+
+def bundled_file(name: str) -> str:
+    """The path of a file that ships with the package, such as "rooms.png"."""
+    return os.path.join(os.path.dirname(__file__), "models", name)
+
+
+def model_path(model: str | os.PathLike[str]) -> str:
+    """The file of a bundled model ("rooms"), or the given path; "./rooms" is always a path."""
+    return bundled_file(f"{model}.safetensors") if model in BUNDLED else os.fspath(model)
+
+
+class Model(_core.Model):
+    """Immutable weights and their manifest, shared by any number of sessions and threads.
+
+    path: a bundled name ("rooms") or a model file; device and precision as for `Session`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "rooms",
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        super().__init__(model_path(path), device, precision)
+
+
+class Ticket:
+    """A frame in the making, from `Session.submit`."""
+
+    def __init__(self, future: Future[_core.Frame]) -> None:
+        self._future = future
+
+    def done(self) -> bool:
+        """Whether `result` would return or raise at once."""
+        return self._future.done()
+
+    def result(self, timeout: float | None = None) -> _core.Frame:
+        """Waits for the frame, raises what the step raised, or TimeoutError after `timeout` s."""
+        from concurrent.futures import TimeoutError as Expired
+
+        try:
+            return self._future.result(timeout)
+        except Expired:  # its own class before Python 3.11
+            raise TimeoutError(f"the frame was not ready within {timeout} s") from None
+
+
+class Session(_core.Session):
+    """All state of one walk through one world. One thread at a time.
+
+    model: a bundled name ("rooms"), the path of a model file, or a `Model` to share.
+    device: "auto", "cpu", "cuda", "cuda:1"; one that is missing is a `DeviceError`.
+    precision: "auto", "float32" or "bfloat16". threads: CPU threads, None for one per CPU.
+    (A shared `Model` brings its own device and precision.)
+    seed: of all noise; equal seeds, pictures and poses give equal frames.
+    context, sinks, recent: frames a new one attends to, and how many of these are the world's
+    first and latest; steps: denoising steps; all None for the model's own defaults.
+    memory_budget: bytes for remembered frames. deadline: seconds per step.
+    commit_below: a new frame is remembered when its support is below this share.
+    """
+
+    def __init__(
+        self,
+        model: _core.Model | str | os.PathLike[str] = "rooms",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        seed: int = 0,
+        context: int | None = None,
+        steps: int | None = None,
+        memory_budget: int | None = None,
+        deadline: float | None = None,
+        commit_below: float | None = None,
+        sinks: int | None = None,
+        recent: int | None = None,
+    ) -> None:
+        super().__init__(
+            model if isinstance(model, _core.Model) else model_path(model),
+            device=device,
+            precision=precision,
+            threads=threads,
+            seed=seed,
+            context=context,
+            steps=steps,
+            memory_budget=memory_budget,
+            deadline=deadline,
+            commit_below=commit_below,
+            sinks=sinks,
+            recent=recent,
+        )
+        self._worker: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def submit(self, pose: Any, *, intrinsics: Any = None, deadline: float | None = None) -> Ticket:
+        """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
+
+        The pose is copied. Until its tickets are done a session belongs to them: `step` from
+        another thread is refused.
+        """
+        if self._closed:
+            raise _core.WorldError("submit: expected an open session, got a closed one")
+        if self._worker is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="rtfm-submit")
+        try:
+            frozen = np.array(pose)
+        except ValueError as error:
+            raise _core.PoseError(f"pose: expected a (4, 4) matrix, got {error}") from None
+        return Ticket(
+            self._worker.submit(self.step, frozen, intrinsics=intrinsics, deadline=deadline)
+        )
+
+    def close(self) -> None:
+        """Waits for submitted frames and ends their thread. Memory goes with the last reference."""
+        self._closed = True
+        if self._worker is not None:
+            self._worker.shutdown(wait=True)
+            self._worker = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
