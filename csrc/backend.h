@@ -47,9 +47,10 @@ struct NormModulateArgs {
   float eps;
 };
 
-// Splits qkv into heads; q and k: RMS norm over dim, times gain, then the upper half of dim turns by
-// the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for the softmax (1/sqrt(dim)).
-// K and V go, camera-local, to the page (when there is one) and into context slot `slot`.
+// Splits qkv into heads; q and k: RMS norm over dim, times gain, then the upper half of dim turns
+// by the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for the softmax
+// (1/sqrt(dim)). K and V go, camera-local, to the page (when there is one) and into context slot
+// `slot`.
 struct QkvSplitArgs {
   const float* qkv;     // [tokens, 3 * heads * dim], columns (q|k|v, head, dim)
   const float* q_gain;  // [dim]
@@ -68,9 +69,9 @@ struct QkvSplitArgs {
 // Brings one camera-local page into a context slot, as the query camera sees it:
 // in every group of 4 consecutive dims of the lower half, k ← M k and v ← M v.
 struct GatherArgs {
-  const void* page_k;  // [heads, tokens, dim] page dtype
-  const void* page_v;  // [heads, tokens, dim] page dtype
-  void* slot;          // one context slot
+  const void* page_k;   // [heads, tokens, dim] page dtype
+  const void* page_v;   // [heads, tokens, dim] page dtype
+  void* slot;           // one context slot
   float transform[16];  // M, row-major 4x4: P_query · P_page⁻¹
   int64_t tokens, heads, dim;
 };

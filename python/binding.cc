@@ -52,9 +52,10 @@ std::shared_ptr<Session> make_session(const py::object& model, const std::string
   o.sinks = to_option<int>(sinks, "sinks", "an integer");
   o.recent = to_option<int>(recent, "recent", "an integer");
   if (py::isinstance<Model>(model)) {
-    check<ArgumentError>(device == "auto" && precision == "auto",
-                         "device, precision: expected none beside a Model, which has its own, got '",
-                         device, "', '", precision, "'");
+    check<ArgumentError>(
+        device == "auto" && precision == "auto",
+        "device, precision: expected none beside a Model, which has its own, got '", device, "', '",
+        precision, "'");
     const auto shared = model.cast<std::shared_ptr<Model>>();
     const py::gil_scoped_release release;
     return std::make_shared<Session>(shared, o);
@@ -91,7 +92,8 @@ void bind_errors(py::module_& m) {
   error = make("Error", "Anything that rtfm_rt refuses.", base(PyExc_Exception));
   argument = make("ArgumentError", "An image, `out`, intrinsics or an option that does not fit.",
                   py::make_tuple(base(error), base(PyExc_ValueError)));
-  pose = make("PoseError", "A pose that is not finite, rigid or of the right shape.", base(argument));
+  pose =
+      make("PoseError", "A pose that is not finite, rigid or of the right shape.", base(argument));
   model = make("ModelError", "A model file that cannot be read, or is not one.", base(error));
   world = make("WorldError", "A session that is not in a state for the call.", base(error));
   device = make("DeviceError", "A device that is unknown or missing here.", base(error));
@@ -115,9 +117,10 @@ void bind_errors(py::module_& m) {
 }
 
 void bind_frame(py::module_& m) {
-  py::class_<Frame>(m, "Frame", py::buffer_protocol(),
-                    "One image and its receipt. `np.asarray(frame)` is uint8 (height, width, 3) RGB "
-                    "without a copy; torch.from_dlpack(frame) too.")
+  py::class_<Frame>(
+      m, "Frame", py::buffer_protocol(),
+      "One image and its receipt. `np.asarray(frame)` is uint8 (height, width, 3) RGB "
+      "without a copy; torch.from_dlpack(frame) too.")
       .def_buffer([](Frame& f) {
         return py::buffer_info(f.pixels->data(), {f.height, f.width, 3}, {f.width * 3, 3, 1});
       })
@@ -128,7 +131,8 @@ void bind_frame(py::module_& m) {
           },
           "A DLPack capsule of the pixels, on the CPU, sharing memory.")
       .def("__dlpack_device__", [](const Frame&) { return py::make_tuple(1, 0); })
-      .def_property_readonly("shape", [](const Frame& f) { return py::make_tuple(f.height, f.width, 3); })
+      .def_property_readonly("shape",
+                             [](const Frame& f) { return py::make_tuple(f.height, f.width, 3); })
       .def_property_readonly(
           "pose", [](const Frame& f) { return from_pose(f.view.pose); },
           "Camera-to-world (4, 4) float64, as given to step().")
@@ -150,9 +154,9 @@ void bind_frame(py::module_& m) {
       .def_readonly("late", &Frame::late, "Whether the deadline had passed when it was finished.")
       .def_readonly("committed", &Frame::committed, "Whether it became part of the world.")
       .def(
-          "reproject", [](const Frame& f, const py::object& pose) { return f.reproject(to_pose(pose)); },
-          "pose"_a,
-          "This frame as a camera turned to `pose` would see it; positions are not used.")
+          "reproject",
+          [](const Frame& f, const py::object& pose) { return f.reproject(to_pose(pose)); },
+          "pose"_a, "This frame as a camera turned to `pose` would see it; positions are not used.")
       .def("__repr__", &represent);
 }
 
@@ -174,7 +178,8 @@ void bind_model(py::module_& m) {
 }
 
 void bind_memory(py::module_& m) {
-  py::class_<Memory>(m, "Memory", "What a session remembers. Reading it counts as using the session.")
+  py::class_<Memory>(m, "Memory",
+                     "What a session remembers. Reading it counts as using the session.")
       .def("__len__",
            [](const Memory& self) {
              return self.session->with_memory([](const FrameCache& c) { return c.size(); });
@@ -220,7 +225,8 @@ void bind_memory(py::module_& m) {
           [](const Memory& self, const py::object& pose, int k) {
             const Pose from = to_pose(pose);
             check<ArgumentError>(k >= 1, "k: expected 1 or more, got ", k);
-            return self.session->with_memory([&](const FrameCache& c) { return c.nearest(from, k); });
+            return self.session->with_memory(
+                [&](const FrameCache& c) { return c.nearest(from, k); });
           },
           "pose"_a, "k"_a = 1, "Ids of the k frames seen from nearest to `pose`, nearest first.")
       .def(
@@ -236,7 +242,8 @@ void bind_memory(py::module_& m) {
           [](const Memory& self, int64_t id, const py::object& pose) {
             self.session->update_pose(id, to_pose(pose));
           },
-          "id"_a, "pose"_a, "Moves a remembered frame, as after a loop closure; nothing is encoded again.");
+          "id"_a, "pose"_a,
+          "Moves a remembered frame, as after a loop closure; nothing is encoded again.");
 }
 
 void bind_session(py::module_& m) {
@@ -255,7 +262,8 @@ void bind_session(py::module_& m) {
             return self.observe(pixels.data(), view);
           },
           "image"_a, "pose"_a, py::kw_only(), "intrinsics"_a = py::none(),
-          "A real frame enters the world: uint8 (height, width, 3) RGB seen from `pose`. Returns its id.")
+          "A real frame enters the world: uint8 (height, width, 3) RGB seen from `pose`. Returns "
+          "its id.")
       .def(
           "step",
           [](Session& self, const py::object& pose, const py::object& intrinsics,
@@ -268,7 +276,8 @@ void bind_session(py::module_& m) {
           },
           "pose"_a, py::kw_only(), "intrinsics"_a = py::none(), "deadline"_a = py::none(),
           "out"_a = py::none(),
-          "The frame seen from `pose`. deadline: seconds; takes fewer denoising steps where that helps "
+          "The frame seen from `pose`. deadline: seconds; takes fewer denoising steps where that "
+          "helps "
           "and sets `late` where it did not. out: uint8 (height, width, 3) to write to as well.")
       .def(
           "imagine",
@@ -294,12 +303,12 @@ void bind_session(py::module_& m) {
       .def_property_readonly(
           "memory", [](const std::shared_ptr<Session>& self) { return Memory{self}; },
           "What the session remembers.")
-      .def_property_readonly("model",
-                             [](const Session& self) {
-                               return std::const_pointer_cast<Model>(self.shared_model());
-                             })
+      .def_property_readonly(
+          "model",
+          [](const Session& self) { return std::const_pointer_cast<Model>(self.shared_model()); })
       .def_property_readonly("device", &Session::device, "Where it runs: \"cpu:amx\", \"cuda:0\".")
-      .def_property_readonly("precision", [](const Session& self) { return self.model().precision(); })
+      .def_property_readonly("precision",
+                             [](const Session& self) { return self.model().precision(); })
       .def_property_readonly("threads", &Session::threads)
       .def_property_readonly("steps", &Session::steps)
       .def_property_readonly("context", [](const Session& self) { return *self.options().context; })
@@ -324,6 +333,7 @@ void bind_session(py::module_& m) {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The native part of rtfm_rt.";
+  m.attr("__version__") = RTFM_VERSION;
   rtfm::python::bind_errors(m);
   rtfm::python::bind_frame(m);
   rtfm::python::bind_model(m);

@@ -50,7 +50,8 @@ inline Intrinsics to_intrinsics(const py::object& object, const Intrinsics& othe
 }
 
 // image: uint8 (height, width, 3); a copy only if it is not contiguous
-inline py::array_t<uint8_t, py::array::c_style> to_image(const py::object& object, const Manifest& m) {
+inline py::array_t<uint8_t, py::array::c_style> to_image(const py::object& object,
+                                                         const Manifest& m) {
   const py::array any = py::array::ensure(object);
   if (!any) PyErr_Clear();
   check<ArgumentError>(any && any.dtype().is(py::dtype::of<uint8_t>()) && any.ndim() == 3 &&
@@ -66,13 +67,13 @@ inline uint8_t* to_output(const py::object& object, const Manifest& m) {
   if (object.is_none()) return nullptr;
   const bool array = py::isinstance<py::array>(object);
   const py::array out = array ? py::reinterpret_borrow<py::array>(object) : py::array();
-  check<ArgumentError>(array && out.dtype().is(py::dtype::of<uint8_t>()) && out.ndim() == 3 &&
-                           out.shape(0) == m.image_height && out.shape(1) == m.image_width &&
-                           out.shape(2) == 3 && out.writeable() && (out.flags() & py::array::c_style),
-                       "out: expected a writable C-contiguous array of uint8 (", m.image_height, ", ",
-                       m.image_width, ", 3), got ", array && !out.writeable() ? "a read-only one, " : "",
-                       array && !(out.flags() & py::array::c_style) ? "a strided one, " : "",
-                       describe(object));
+  check<ArgumentError>(
+      array && out.dtype().is(py::dtype::of<uint8_t>()) && out.ndim() == 3 &&
+          out.shape(0) == m.image_height && out.shape(1) == m.image_width && out.shape(2) == 3 &&
+          out.writeable() && (out.flags() & py::array::c_style),
+      "out: expected a writable C-contiguous array of uint8 (", m.image_height, ", ", m.image_width,
+      ", 3), got ", array && !out.writeable() ? "a read-only one, " : "",
+      array && !(out.flags() & py::array::c_style) ? "a strided one, " : "", describe(object));
   return static_cast<uint8_t*>(const_cast<void*>(out.data()));
 }
 

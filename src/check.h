@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the runtime refuses: one exception type per kind of cause, one line that says expected and got.
+// How the runtime refuses: one exception type per kind of cause, one line that says expected and
+// got.
 #pragma once
 
 #include <sstream>

@@ -28,7 +28,8 @@ std::shared_ptr<Backend> make_backend(const std::string& device, const std::stri
     fail<DeviceError>("device '", device, "': this build has no CUDA backend; use 'cpu' or 'auto'");
   const bool known = (kind == "auto" && colon == std::string::npos) ||
                      (kind == "cpu" && (colon == std::string::npos || !which.empty()));
-  check<DeviceError>(known, "device: expected auto, cpu, cpu:TIER, cuda or cuda:N, got '", device, "'");
+  check<DeviceError>(known, "device: expected auto, cpu, cpu:TIER, cuda or cuda:N, got '", device,
+                     "'");
   try {
     return make_cpu_backend(which, dtype, threads);
   } catch (const std::invalid_argument& error) {

@@ -19,17 +19,17 @@ struct Frame {
   int height = 0, width = 0;
   View view;
 
-  int64_t id = 0;                             // position in the session's sequence of frames
-  double latency = 0;                         // seconds, from the call to the finished frame
-  int steps = 0;                              // denoising steps
-  int context_size = 0;                       // pages attended to
+  int64_t id = 0;                              // position in the session's sequence of frames
+  double latency = 0;                          // seconds, from the call to the finished frame
+  int steps = 0;                               // denoising steps
+  int context_size = 0;                        // pages attended to
   std::array<int64_t, kMaxContext> context{};  // their frame ids
-  double support = 0;                         // share of the view that the context has seen, 0..1
-  bool late = false;                          // the deadline passed before it was finished
-  bool committed = false;                     // it became part of the world
+  double support = 0;                          // share of the view that the context has seen, 0..1
+  bool late = false;                           // the deadline passed before it was finished
+  bool committed = false;                      // it became part of the world
 
-  // The same frame as a camera turned to `pose` would see it (the position is ignored): a homography,
-  // bilinear, edges stretched. Late rotation correction for head-mounted displays.
+  // The same frame as a camera turned to `pose` would see it (the position is ignored): a
+  // homography, bilinear, edges stretched. Late rotation correction for head-mounted displays.
   Frame reproject(const Pose& pose) const;
 };
 

@@ -126,18 +126,18 @@ uint64_t FrameCache::seen(const Frustum& frame, const FrustumPoints& points) con
                       planes_beyond(along(corner, depths_[3], t), near_, far_);
   if (beyond[0] & beyond[1] & beyond[2] & beyond[3]) return 0;
 
-  Bits hits{};  // lane i, bit 4g + d: direction 4g + i at depth d
-  Bits bit = Bits{} + 1;
+  Bits hits{};  // lane i, bit 15 - 4g - d: direction 4g + i at depth d
   for (const Triple<Lanes>& directions : points.directions) {
     const Triple<Lanes> local = rotate(r, directions);
     for (const float depth : depths_) {
       const auto [x, y, z] = along(local, depth, t);
-      hits |= bit & (z > near_) & (z < far_) & (magnitude(x) <= z) & (magnitude(y) <= z);
-      bit += bit;
+      const Bits in = (z > near_) & (z < far_) & (magnitude(x) <= z) & (magnitude(y) <= z);
+      hits = hits + hits - in;  // true is -1
     }
   }
-  return static_cast<uint64_t>(hits[0] | hits[1] << 16) |
-         static_cast<uint64_t>(hits[2] | hits[3] << 16) << 32;
+  uint64_t mask = 0;
+  for (int i = 0; i < 4; ++i) mask |= static_cast<uint64_t>(hits[i]) << 16 * i;
+  return mask;
 }
 
 float FrameCache::proxy(const Frustum& a, const Frustum& b) const {

@@ -73,8 +73,8 @@ class FrameCache {
   // O(capacity), no allocation. Throws WorldError, with nothing changed, if the id is known.
   int32_t insert(int64_t id, const View& view);
 
-  void update_view(int64_t id,
-                   const View& view);  // a map correction; throws WorldError, unknown id
+  // A map correction: the frame was seen from elsewhere. Throws WorldError for an unknown id.
+  void update_view(int64_t id, const View& view);
   std::vector<int64_t> nearest(const Pose& pose, int k) const;  // ids, nearest first
   double coverage(const View& query) const;  // share of the view seen by all frames together, 0..1
 

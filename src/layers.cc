@@ -27,7 +27,8 @@ void Linear::operator()(Backend& backend, const Tensor& x, const Tensor& y) cons
 void Linear::gelu(Backend& backend, const Tensor& x, const Tensor& y) const {
   run(backend, x, y, nullptr, Epilogue::gelu);
 }
-void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate, const Tensor& y) const {
+void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
+                       const Tensor& y) const {
   run(backend, x, y, gate, Epilogue::gated_residual);
 }
 
@@ -55,8 +56,8 @@ void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const 
                    const Tensor& y) {
   check<Error>(x.rows == y.rows && x.cols == y.cols && x.dtype == DType::f32 &&
                    y.dtype == backend.operand_dtype(),
-               "[norm_modulate] expected f32 and operand matrices of one shape, got [", x.rows, ", ",
-               x.cols, "] and [", y.rows, ", ", y.cols, "]");
+               "[norm_modulate] expected f32 and operand matrices of one shape, got [", x.rows,
+               ", ", x.cols, "] and [", y.rows, ", ", y.cols, "]");
   backend.norm_modulate({.x = static_cast<const float*>(x.data),
                          .scale = scale,
                          .shift = shift,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pieces of a network: built from (file, name) once, const afterwards, called with tensors whose
-// shapes they check.
+// The pieces of a network: built from (file, name) once, const afterwards, called with tensors
+// whose shapes they check.
 #pragma once
 
 #include <memory>
@@ -20,7 +20,8 @@ struct Weights {
   Buffer vector(const std::string& name) const;  // f32, any shape flattened
 };
 
-// y = x · weightᵀ + bias; weight [n, k] under `name`.weight, bias [n] under `name`.bias if it exists.
+// y = x · weightᵀ + bias; weight [n, k] under `name`.weight, bias [n] under `name`.bias if it
+// exists.
 class Linear {
  public:
   Linear(const Weights& weights, const std::string& name);

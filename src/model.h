@@ -24,7 +24,8 @@ class Model {
   std::string device() const;
   std::string precision() const;
 
-  // An execution context of its own for one session, on the model's device. threads: 0 for all CPUs.
+  // An execution context of its own for one session, on the model's device. threads: 0 for all
+  // CPUs.
   std::shared_ptr<Backend> make_session_backend(int threads) const;
 
  private:

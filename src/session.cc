@@ -18,7 +18,9 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 // A maximum that forgets: what a step should be expected to cost.
-void observe_cost(double& cost, double seconds) { cost = std::max(seconds, 0.99 * cost + 0.01 * seconds); }
+void observe_cost(double& cost, double seconds) {
+  cost = std::max(seconds, 0.99 * cost + 0.01 * seconds);
+}
 
 void check_deadline(std::optional<double> deadline) {
   check<ArgumentError>(!deadline || (std::isfinite(*deadline) && *deadline > 0),
@@ -46,9 +48,10 @@ SessionOptions complete(SessionOptions o, const Manifest& m) {
                        " together, got ", *o.sinks, " and ", *o.recent);
   check<ArgumentError>(m.samplers.contains(*o.steps), "steps: expected one of ", keys(m.samplers),
                        " (the model's sampler tables), got ", *o.steps);
-  check<ArgumentError>(*o.commit_below >= 0 && *o.commit_below <= 2,
-                       "commit_below: expected a share of the view from 0 (never commit) to above 1 ",
-                       "(always), got ", *o.commit_below);
+  check<ArgumentError>(
+      *o.commit_below >= 0 && *o.commit_below <= 2,
+      "commit_below: expected a share of the view from 0 (never commit) to above 1 ",
+      "(always), got ", *o.commit_below);
   check_deadline(o.deadline);
   return o;
 }
@@ -84,7 +87,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       page_layout_(model_->network().page_layout(*backend_)),
       cache_(retrieval(options_, model_->manifest()), capacity(options_, page_layout_.bytes())),
       pages_(backend_, cache_.capacity() * page_layout_.bytes()),
-      image_(backend_, int64_t(model_->manifest().image_height) * model_->manifest().image_width * 3) {
+      image_(backend_,
+             int64_t(model_->manifest().image_height) * model_->manifest().image_width * 3) {
   for (int i = 0; i < kPooledFrames; ++i)
     pool_.push_back(std::make_shared<Pixels>(size_t(image_.bytes())));
   latencies_.reserve(kWindow);
@@ -157,7 +161,8 @@ Frame Session::generate(const View& view, const Plan& plan, int steps) {
                         .height = m.image_height,
                         .width = m.image_width,
                         .patch = m.patch});
-  Frame frame{.pixels = borrow_pixels(), .height = m.image_height, .width = m.image_width, .view = view};
+  Frame frame{
+      .pixels = borrow_pixels(), .height = m.image_height, .width = m.image_width, .view = view};
   backend_->download(frame.pixels->data(), image_.data(), image_.bytes());
   frame.id = next_id_;
   frame.steps = steps;

@@ -31,8 +31,8 @@ struct Stats {
 };
 
 // All state of one walk through one world. One thread at a time: a second one gets a WorldError.
-// Everything is allocated at construction; step() allocates nothing while finished frames are dropped
-// or written to `out`. A call that throws leaves the session as it was.
+// Everything is allocated at construction; step() allocates nothing while finished frames are
+// dropped or written to `out`. A call that throws leaves the session as it was.
 class Session {
  public:
   // Throws ArgumentError for options out of range, DeviceError as make_backend does.
@@ -48,7 +48,8 @@ class Session {
   // The frame that step(view) would return now; nothing is committed and nothing changes.
   Frame imagine(const View& view);
 
-  void update_pose(int64_t id, const Pose& pose);  // a map correction: the page moves, not re-encoded
+  void update_pose(int64_t id,
+                   const Pose& pose);  // a map correction: the page moves, not re-encoded
 
   const Model& model() const { return *model_; }
   std::shared_ptr<const Model> shared_model() const { return model_; }
@@ -95,15 +96,15 @@ class Session {
   Workspace workspace_;
   PageLayout page_layout_;
   FrameCache cache_;
-  Buffer pages_;      // [capacity] pages
-  Buffer image_;      // [height, width, 3] uint8 on the device: what came in or goes out
+  Buffer pages_;  // [capacity] pages
+  Buffer image_;  // [height, width, 3] uint8 on the device: what came in or goes out
   int64_t next_id_ = 0;
 
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
   double denoising_ = 0;                   // seconds that the last frame spent in its steps
   double step_cost_ = 0, fixed_cost_ = 0;  // seconds, slowly forgetting maxima
-  mutable std::mutex stats_mutex_;  // of the two below
+  mutable std::mutex stats_mutex_;         // of the two below
   Stats totals_;
   std::vector<float> latencies_;  // ring of kWindow
 };

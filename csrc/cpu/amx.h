@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // AMX tiles, all configured as 16 rows of 64 bytes. A step multiplies 32 rows by 32 columns over a
-// depth of 32 bf16: tiles 0..3 accumulate, 4..5 hold rows of A, 6..7 columns of B (pairs interleaved).
+// depth of 32 bf16: tiles 0..3 accumulate, 4..5 hold rows of A, 6..7 columns of B (pairs
+// interleaved).
 #pragma once
 
 #include <immintrin.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // f32 attention of the portable, AVX2 and AVX-512 tiers: online softmax over chunks of keys.
-// A running maximum is needed in spite of QK-norm: a far camera's transform lengthens its keys freely.
+// A running maximum is needed in spite of QK-norm: a far camera's transform lengthens its keys
+// freely.
 #include "csrc/cpu/attention.h"
 
 #include <cmath>
@@ -16,8 +17,10 @@ int64_t attention_tasks(const AttentionArgs& a, int) {
   return a.heads * (round_up(a.tokens, MR) / MR);
 }
 
-// Turns scores[keys] (powers of two) into weights in place; returns the factor for what came before.
-RTFM_INLINE float softmax_chunk(float* scores, int64_t keys, int64_t padded, float& top, float& total) {
+// Turns scores[keys] (powers of two) into weights in place; returns the factor for what came
+// before.
+RTFM_INLINE float softmax_chunk(float* scores, int64_t keys, int64_t padded, float& top,
+                                float& total) {
   for (int64_t j = keys; j < padded; ++j) scores[j] = -INFINITY;
   vf highest = splat(top);
   for (int64_t j = 0; j < padded; j += VL) highest = max(highest, load(scores + j));

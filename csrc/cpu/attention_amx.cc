@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// bf16 attention of the AMX tier: 32 queries of one head at a time, online softmax over chunks of keys.
-// A running maximum is needed in spite of QK-norm: a far camera's transform lengthens its keys freely.
+// bf16 attention of the AMX tier: 32 queries of one head at a time, online softmax over chunks of
+// keys. A running maximum is needed in spite of QK-norm: a far camera's transform lengthens its
+// keys freely.
 #include <cmath>
 
 #include "csrc/cpu/amx.h"
@@ -9,7 +10,7 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kBlocks = 8;                      // blocks of 32 keys in a chunk
+constexpr int64_t kBlocks = 8;                       // blocks of 32 keys in a chunk
 constexpr int64_t kScoreStride = kBlocks * 32 + 16;  // skewed: rows fall into different cache sets
 constexpr int64_t kMaxDepth = 256;
 
@@ -26,7 +27,8 @@ struct Softmax {
   float top, total;
 };
 
-// scores[blocks * 32] -> bf16 weights, laid out as rows of A tiles; returns the factor for what came before.
+// scores[blocks * 32] -> bf16 weights, laid out as rows of A tiles; returns the factor for what
+// came before.
 RTFM_INLINE float softmax_chunk(float* scores, const Block* blocks, int64_t count, Operand* weights,
                                 Softmax& s) {
   __m512 highest = _mm512_set1_ps(s.top);

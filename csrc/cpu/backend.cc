@@ -96,15 +96,17 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
   const std::vector<const cpu::Kernels*> tiers = cpu::available_tiers();
   std::string names;
   for (const cpu::Kernels* t : tiers) names += (names.empty() ? "" : ", ") + std::string(t->name);
-  const char* wanted = !precision ? "any precision" : *precision == DType::bf16 ? "bfloat16" : "float32";
+  const char* wanted = !precision                  ? "any precision"
+                       : *precision == DType::bf16 ? "bfloat16"
+                                                   : "float32";
   if (threads < 0 || threads > cpu::kMaxThreads)
     throw std::invalid_argument("threads: expected 1 to " + std::to_string(cpu::kMaxThreads) +
                                 ", or 0 for one per CPU, got " + std::to_string(threads));
   for (const cpu::Kernels* t : tiers)
     if ((tier.empty() || tier == t->name) && (!precision || *precision == t->operand))
       return std::make_unique<cpu::CpuBackend>(*t, threads ? threads : cpu::available_cpus());
-  throw std::invalid_argument("cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " + wanted +
-                              "; this CPU and build offer " + names +
+  throw std::invalid_argument("cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " +
+                              wanted + "; this CPU and build offer " + names +
                               " (bfloat16 is what amx computes in, float32 all others)");
 }
 

@@ -8,8 +8,8 @@
 namespace rtfm::cpu::RTFM_TIER {
 
 // tile[rows, up to `cols`] holds x·wᵀ for y[row..., col...].
-static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_t tile_stride, int64_t row,
-                           int64_t rows, int64_t col, int64_t cols) {
+static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_t tile_stride,
+                                  int64_t row, int64_t rows, int64_t col, int64_t cols) {
   cols = least(cols, a.n - col);
   for (int64_t r = 0; r < rows; ++r) {
     const float* t = tile + r * tile_stride;

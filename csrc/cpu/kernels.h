@@ -32,8 +32,8 @@ struct Kernels {
   Kernel<UnpatchifyArgs> unpatchify;
 };
 
-// Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so no
-// inline function of one tier can be linked into another.
+// Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so
+// no inline function of one tier can be linked into another.
 namespace portable {
 extern const Kernels kernels;
 }

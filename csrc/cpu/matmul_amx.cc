@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// bf16 matmul of the AMX tier. Weights are packed [n/32, k/32, 2 tiles, 16 pairs of k, 16 columns, 2].
+// bf16 matmul of the AMX tier. Weights are packed [n/32, k/32, 2 tiles, 16 pairs of k, 16 columns,
+// 2].
 #include "csrc/cpu/amx.h"
 #include "csrc/cpu/epilogue.h"
 #include "csrc/cpu/matmul.h"

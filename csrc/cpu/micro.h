@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The f32 register kernel of matmul and attention: a strip of at most MR rows times a panel of NR columns.
+// The f32 register kernel of matmul and attention: a strip of at most MR rows times a panel of NR
+// columns.
 #pragma once
 
 #include "csrc/cpu/vec.h"
@@ -38,8 +39,8 @@ static void strip(const float* a, int64_t lda, const float* b, int64_t ldb, int6
 }
 
 template <int R = MR>
-static void multiply(int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k,
-                     float* c, int64_t ldc, bool accumulate) {
+static void multiply(int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb,
+                     int64_t k, float* c, int64_t ldc, bool accumulate) {
   if constexpr (R > 0) {
     if (rows == R)
       strip<R>(a, lda, b, ldb, k, c, ldc, accumulate);

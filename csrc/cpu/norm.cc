@@ -8,8 +8,8 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kBlock = 32;     // tokens that a task handles at a time; even, for the pairs of V
-constexpr int64_t kMaxDim = 256;   // head dim; the model reader enforces it
+constexpr int64_t kBlock = 32;    // tokens that a task handles at a time; even, for the pairs of V
+constexpr int64_t kMaxDim = 256;  // head dim; the model reader enforces it
 constexpr float kLog2E = 1.44269504f;
 
 RTFM_INLINE float inverse_rms(const float* x, int64_t count, float eps) {
@@ -45,7 +45,8 @@ int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) {
   return SlotLayout(heads, tokens, dim).size() * int64_t(sizeof(Operand));
 }
 
-// y = rope(rms(x) * gain * scale): the upper half turns, pair (i, i + dim/4) by angle i of its token.
+// y = rope(rms(x) * gain * scale): the upper half turns, pair (i, i + dim/4) by angle i of its
+// token.
 RTFM_INLINE void norm_rope(const float* x, const float* gain, const float* cos, const float* sin,
                            int64_t dim, float eps, float scale, float* y) {
   const float inverse = inverse_rms(x, dim, eps) * scale;
@@ -60,7 +61,8 @@ RTFM_INLINE void norm_rope(const float* x, const float* gain, const float* cos, 
 
 RTFM_INLINE void to_page(void* page, int64_t at, const float* rows, int64_t count) {
   Operand* out = static_cast<Operand*>(page) + at;
-  for_each_vector(count, [&](int64_t j, int64_t n) { store_some(out + j, load_some(rows + j, n), n); });
+  for_each_vector(count,
+                  [&](int64_t j, int64_t n) { store_some(out + j, load_some(rows + j, n), n); });
 }
 
 int64_t qkv_split_tasks(const QkvSplitArgs& a, int) {
@@ -90,8 +92,8 @@ void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
 }
 
 // rows[count, dim] of the page, with M applied to each group of 4 in the lower half of dim
-RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_t dim, const float* m,
-                             float* rows) {
+RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_t dim,
+                             const float* m, float* rows) {
   const Operand* in = static_cast<const Operand*>(page) + at;
   for (int64_t i = 0; i < count * dim; ++i) rows[i] = from_operand(in[i]);
   for (int64_t i = 0; i < count; ++i)

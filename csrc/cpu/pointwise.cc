@@ -8,8 +8,8 @@ namespace rtfm::cpu::RTFM_TIER {
 
 constexpr int64_t kNoiseBlock = 64 * VL;  // elements of noise made at a time; a multiple of 4·VL
 
-// Philox 4x32-10 (Salmon et al., 2011) on VL counters {group, step, frame} at once, then Box-Muller:
-// n[0..3] are the four normals of each group of four elements.
+// Philox 4x32-10 (Salmon et al., 2011) on VL counters {group, step, frame} at once, then
+// Box-Muller: n[0..3] are the four normals of each group of four elements.
 static void normal_groups(uint32_t group, uint32_t step, uint64_t frame, uint64_t seed, vf n[4]) {
   vu c0, c1 = step - vu{}, c2 = uint32_t(frame) - vu{}, c3 = uint32_t(frame >> 32) - vu{};
   for (int i = 0; i < VL; ++i) c0[i] = group + uint32_t(i);
@@ -106,8 +106,9 @@ void unpatchify(const UnpatchifyArgs& a, int64_t task, int64_t) {
     for_each_patch_row(a.width, a.patch, token, [&](int64_t pixel, int64_t at) {
       for (int64_t i = 0; i < a.patch * 3; ++i) {
         const float v = (in[at + i] + 1.f) * 127.5f;
-        const float clamped = v < 0.f ? 0.f : v > 255.f ? 255.f : v;
-        a.image[pixel + i] = uint8_t(__builtin_rintf(clamped));  // ties to even, as NumPy and PyTorch
+        const float clamped = v > 0.f ? least(v, 255.f) : 0.f;  // NaN becomes 0
+        a.image[pixel + i] =
+            uint8_t(__builtin_rintf(clamped));  // ties to even, as NumPy and PyTorch
       }
     });
   }

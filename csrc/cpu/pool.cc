@@ -100,7 +100,8 @@ void Pool::work() {
       idle_since = std::chrono::steady_clock::now();
       continue;
     }
-    for (int i = 0; i < kPausesPerLook && state_.load(std::memory_order_relaxed) == state; ++i) pause();
+    for (int i = 0; i < kPausesPerLook && state_.load(std::memory_order_relaxed) == state; ++i)
+      pause();
     if (state_.load(std::memory_order_relaxed) != state ||
         std::chrono::steady_clock::now() - idle_since < kSpin)
       continue;

@@ -9,8 +9,9 @@
 
 namespace rtfm::cpu {
 
-// Tasks are claimed one by one, and the caller claims too: a worker that is descheduled, parked or gone
-// (after fork) delays nothing but the tasks it holds. One caller at a time. run() allocates nothing.
+// Tasks are claimed one by one, and the caller claims too: a worker that is descheduled, parked or
+// gone (after fork) delays nothing but the tasks it holds. One caller at a time. run() allocates
+// nothing.
 class Pool {
  public:
   explicit Pool(int threads);
@@ -35,8 +36,9 @@ class Pool {
   bool claim_and_run(uint64_t& state);
   void work();
 
-  // generation << 32 | tasks not yet claimed. The fields of job_ change only while nothing is left to
-  // claim, so a claim (compare-exchange on the whole word) proves that they belong to this generation.
+  // generation << 32 | tasks not yet claimed. The fields of job_ change only while nothing is left
+  // to claim, so a claim (compare-exchange on the whole word) proves that they belong to this
+  // generation.
   alignas(64) std::atomic<uint64_t> state_{0};
   alignas(64) std::atomic<int64_t> unfinished_{0};
   alignas(64) std::atomic<uint32_t> wake_{0};  // bumped for parked workers

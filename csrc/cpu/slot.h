@@ -25,8 +25,8 @@ struct SlotLayout {
 };
 
 // keys, values: [count, dim] f32 for tokens first, first + 1, ...; first is even
-static inline void pack_slot(const SlotLayout& l, Operand* slot, int64_t head, int64_t first, int64_t count,
-                      int64_t dim, const float* keys, const float* values) {
+static inline void pack_slot(const SlotLayout& l, Operand* slot, int64_t head, int64_t first,
+                             int64_t count, int64_t dim, const float* keys, const float* values) {
   Operand* k = slot + head * l.head_size();
   Operand* v = slot + (l.heads + head) * l.head_size();
   for (int64_t i = 0; i < count; ++i) {
@@ -65,8 +65,8 @@ struct SlotLayout {
   }
 };
 
-static inline void pack_slot(const SlotLayout& l, Operand* slot, int64_t head, int64_t first, int64_t count,
-                      int64_t dim, const float* keys, const float* values) {
+static inline void pack_slot(const SlotLayout& l, Operand* slot, int64_t head, int64_t first,
+                             int64_t count, int64_t dim, const float* keys, const float* values) {
   Operand* k = slot + head * l.keys * dim;
   Operand* v = slot + l.heads * l.keys * dim + head * l.keys * l.depth;
   for (int64_t i = 0; i < count; ++i) {

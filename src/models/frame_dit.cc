@@ -118,7 +118,9 @@ void FrameDit::build_rope(const Manifest& m, const Weights& weights) {
 
 Workspace FrameDit::make_workspace(const std::shared_ptr<Backend>& backend, int pages) const {
   const DType operand = backend->operand_dtype();
-  const auto matrix = [&](int64_t cols, DType dtype) { return Matrix(backend, tokens_, cols, dtype); };
+  const auto matrix = [&](int64_t cols, DType dtype) {
+    return Matrix(backend, tokens_, cols, dtype);
+  };
   Workspace w{.x = matrix(token_size_, DType::f32),
               .x_operand = matrix(token_size_, operand),
               .x0 = matrix(token_size_, DType::f32),

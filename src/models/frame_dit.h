@@ -13,7 +13,8 @@
 
 namespace rtfm {
 
-// One page: for each layer K then V, each [heads, tokens, dim] operand, as the frame's own camera sees.
+// One page: for each layer K then V, each [heads, tokens, dim] operand, as the frame's own camera
+// sees.
 struct PageLayout {
   int64_t layers, heads, tokens, dim, element;  // element: bytes
 
@@ -23,19 +24,19 @@ struct PageLayout {
   std::byte* v(std::byte* page, int64_t layer) const { return k(page, layer) + half(); }
 };
 
-// Everything a pass writes, sized once for one session. Slot 0 of the context is the frame's own K/V;
-// slots 1, 2, ... hold the gathered pages.
+// Everything a pass writes, sized once for one session. Slot 0 of the context is the frame's own
+// K/V; slots 1, 2, ... hold the gathered pages.
 struct Workspace {
-  Matrix x;            // [tokens, token_size] f32: the noisy frame
-  Matrix x_operand;    // its operand copy, or the patches of a clean frame: what a pass reads
-  Matrix x0;           // [tokens, token_size] f32: the network's answer
-  Matrix h;            // [tokens, width] f32: the residual stream
-  Matrix normed;       // [tokens, width] operand
-  Matrix qkv;          // [tokens, 3 * width] f32
-  Matrix attended;     // [tokens, width] operand
-  Matrix hidden;       // [tokens, mlp] operand
-  Buffer query;        // packed queries of one layer
-  Buffer context;      // [layers, 1 + pages] slots
+  Matrix x;          // [tokens, token_size] f32: the noisy frame
+  Matrix x_operand;  // its operand copy, or the patches of a clean frame: what a pass reads
+  Matrix x0;         // [tokens, token_size] f32: the network's answer
+  Matrix h;          // [tokens, width] f32: the residual stream
+  Matrix normed;     // [tokens, width] operand
+  Matrix qkv;        // [tokens, 3 * width] f32
+  Matrix attended;   // [tokens, width] operand
+  Matrix hidden;     // [tokens, mlp] operand
+  Buffer query;      // packed queries of one layer
+  Buffer context;    // [layers, 1 + pages] slots
   int64_t slot_bytes, slots;  // slots = 1 + pages
 
   std::byte* slot(int64_t layer, int64_t index) const {
@@ -43,8 +44,8 @@ struct Workspace {
   }
 };
 
-// Immutable weights. Any number of sessions may call the passes at once, each with its own workspace
-// and backend of the device that the weights are on.
+// Immutable weights. Any number of sessions may call the passes at once, each with its own
+// workspace and backend of the device that the weights are on.
 class FrameDit {
  public:
   FrameDit(const Manifest& manifest, const Weights& weights);
@@ -85,10 +86,10 @@ class FrameDit {
   int64_t tokens_, token_size_, width_, heads_, dim_, mlp_;
   Linear in_, out_;
   std::vector<Block> blocks_;
-  std::vector<float> times_;    // sorted; 0 is the read pass
-  Buffer modulation_;           // [times, layers, 6, width] f32
-  Buffer final_shift_scale_;    // [2, width] f32; the scale holds its 1 +
-  Buffer cos_, sin_;            // [tokens, dim / 4] f32
+  std::vector<float> times_;  // sorted; 0 is the read pass
+  Buffer modulation_;         // [times, layers, 6, width] f32
+  Buffer final_shift_scale_;  // [2, width] f32; the scale holds its 1 +
+  Buffer cos_, sin_;          // [tokens, dim / 4] f32
 };
 
 }  // namespace rtfm
