@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runtime for real-time frame models: give it a pose, get a frame."""
 
-from importlib.metadata import version as _version
-
 from rtfm_rt._core import ArgumentError, DeviceError, Error, Frame, Memory, read_info
 
 # isort: split
-from rtfm_rt._core import ModelError, PoseError, WorldError
+from rtfm_rt._core import ModelError, PoseError, WorldError, __version__
 from rtfm_rt.pose import Intrinsics, Pose
 from rtfm_rt.session import Model, Session, Ticket
 
-__version__ = _version("rtfm_rt")
 __all__ = [
     "ArgumentError", "DeviceError", "Error", "Frame", "Intrinsics", "Memory", "Model", "ModelError",
     "Pose", "PoseError", "Session", "Ticket", "WorldError", "__version__", "read_info",

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -24,9 +23,7 @@ _PATHS: dict[str, Callable[[int], list[Pose]]] = {
     "orbit": paths.orbit,
     "look-around": paths.look_around,
 }
-_WARM_UP = 20  # frames of a benchmark that do not count
 _EVERY_FRAME = 2.0  # commit_below: above any support
-_NOT_COUNTED = "loading the model, observing pictures, whatever the caller does with the frame"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=lambda _: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    machine = argparse.ArgumentParser(add_help=False)
+    machine = _Parser(add_help=False)
     machine.add_argument("--model", default="rooms", help="bundled name or model file (rooms)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     machine.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (auto)")
@@ -122,6 +119,9 @@ class _Walked(NamedTuple):
 def _walk(args: argparse.Namespace) -> None:
     from rtfm_rt import media
 
+    for file in (args.out, args.sheet):
+        if not os.path.isdir(os.path.dirname(file) or "."):
+            raise Error(f"{file}: expected a folder that exists, got {os.path.dirname(file)!r}")
     poses = _poses(args)
     session = _session(args)
     height, width = session.image_size
@@ -155,13 +155,11 @@ def _walk(args: argparse.Namespace) -> None:
     media.write_sheet(args.sheet, rows, captions)
 
     p50, p99 = np.percentile(walked.seconds, (50, 99)) * 1e3
+    rate = len(poses) / sum(walked.seconds)
     show(
         _headline(session),
         {
-            "speed": [
-                f"{len(poses) / sum(walked.seconds):.1f} frames/s, p50 {p50:.1f} ms, "
-                f"p99 {p99:.1f} ms"
-            ],
+            "speed": [f"{rate:.1f} frames/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms"],
             "support": [
                 f"{np.mean(walked.supports):.0%} of a view remembered on average, "
                 f"{min(walked.supports):.0%} at least"
@@ -300,107 +298,43 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    session = _session(args)
-    poses = paths.there_and_back(args.frames)
-    # A full context from the first frame on: what a step costs in a world that is known.
-    for i, pose in enumerate(paths.look_around(session.context)):
-        session.observe(_test_picture(*session.image_size, shift=i), pose)
-    for i in range(_WARM_UP):
-        session.imagine([poses[i % len(poses)]])
+    from rtfm_rt.bench import measure
 
-    seconds, receipts = [], []
-    with progress(len(poses), "steps") as advance:
-        for pose in poses:
-            began = time.perf_counter()
-            frame = session.step(pose)
-            seconds.append(time.perf_counter() - began)
-            receipts.append(
-                {
-                    "id": frame.id,
-                    "seconds": seconds[-1],
-                    "latency": frame.latency,
-                    "steps": frame.steps,
-                    "context": list(frame.context),
-                    "support": frame.support,
-                    "committed": frame.committed,
-                    "late": frame.late,
-                }
-            )
-            advance()
-    p50, p95, p99 = (float(v) for v in np.percentile(seconds, (50, 95, 99)) * 1e3)
-    worst, rate = max(seconds) * 1e3, len(seconds) / sum(seconds)
-    committed = sum(bool(r["committed"]) for r in receipts)
+    if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
+        raise Error(f"{args.json}: expected a folder that exists")
+    session = _session(args)
+    with progress(args.frames, "steps") as advance:
+        figures = measure(session, args.frames, advance)
     if args.json:
-        figures = {
-            "rtfm_rt": rtfm_rt.__version__,
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "command": " ".join(["rtfm-rt", *sys.argv[1:]]),
-            "machine": _machine(),
-            "model": session.model.manifest["name"],
-            "device": session.device,
-            "precision": session.precision,
-            "threads": session.threads,
-            "steps": session.steps,
-            "context": session.context,
-            "image_size": list(session.image_size),
-            "frames": len(seconds),
-            "warm_up": _WARM_UP,
-            "frames_per_second": rate,
-            "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "max": worst},
-            "committed": committed,
-            "not_counted": _NOT_COUNTED,
-            "receipts": receipts,
-        }
+        figures["command"] = " ".join(["rtfm-rt", *sys.argv[1:]])
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(figures, file, indent=1)
             file.write("\n")
+    p50, p95, p99, worst = figures["latency_ms"].values()
     show(
         _headline(session),
         {
             "latency": [f"p50 {p50:.2f}   p95 {p95:.2f}   p99 {p99:.2f}   max {worst:.2f} ms"],
-            "throughput": [f"{rate:.1f} frames/s, {len(seconds)} frames one after another"],
+            "throughput": [
+                f"{figures['frames_per_second']:.1f} frames/s, "
+                f"{args.frames} frames one after another"
+            ],
             "threads": [f"{session.threads}"],
-            "committed": [f"{committed} of the frames, whose time includes the read pass"],
-            "not counted": _NOT_COUNTED.split(", "),
+            "committed": [
+                f"{figures['committed']} of the frames, whose time includes the read pass"
+            ],
+            "not counted": figures["not_counted"].split(", "),
             "wrote": [args.json] if args.json else [],
         },
     )
 
 
-def _test_picture(height: int, width: int, shift: int) -> np.ndarray:
-    """Coloured gradients, (height, width, 3) uint8; what is shown does not change the cost."""
-    y, x = np.mgrid[:height, :width]
-    channels = (255 * x // width, 255 * y // height, (x + y + 16 * shift) % 256)
-    return np.stack(channels, axis=-1).astype(np.uint8)
-
-
-def _machine() -> dict[str, Any]:
-    import platform
-
-    processor = platform.processor()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-        processor = next(names, processor)
-    return {
-        "processor": processor,
-        "cpus": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-
-
 def _headline(session: Session) -> str:
     height, width = session.image_size
-    return " · ".join(
-        [
-            str(session.model.manifest["name"]),
-            session.device,
-            session.precision,
-            f"{width}x{height}",
-            "1 step" if session.steps == 1 else f"{session.steps} steps",
-            f"context of {session.context}",
-        ]
+    name, steps = session.model.manifest["name"], session.steps
+    return (
+        f"{name} · {session.device} · {session.precision} · {width}x{height} · "
+        f"{steps} {'step' if steps == 1 else 'steps'} · context of {session.context}"
     )
 
 

@@ -63,7 +63,7 @@ def enlarge(image: ArrayLike, factor: int) -> Image:
 
 
 class VideoWriter:
-    """An MP4 (H.264, yuv420p) in the making; a `with` block that fails leaves no file behind.
+    """An MP4 (H.264, yuv420p) in the making; the file appears when the `with` block succeeds.
 
     Frames are uint8 (height, width, 3); small ones are enlarged by a whole number, pixel by pixel,
     and odd sides get one more row or column, as the format wants even ones.
@@ -72,12 +72,14 @@ class VideoWriter:
     def __init__(self, path: Path, height: int, width: int, fps: int = 30) -> None:
         av = _extra("av")
         self._name = os.fspath(path)
+        self._part = f"{self._name}.part"
         self._frame_of = av.VideoFrame.from_ndarray
         self._shape = (height, width, 3)
         self._factor = max(1, round(_VISIBLE / max(height, width)))
         self.height, self.width = (s * self._factor + s * self._factor % 2 for s in (height, width))
         try:
-            self._file = av.open(self._name, "w", format="mp4", options={"movflags": "+faststart"})
+            open(self._part, "wb").close()  # PyAV would notice only at the first packet
+            self._file = av.open(self._part, "w", format="mp4", options={"movflags": "+faststart"})
         except OSError as error:
             raise ArgumentError(
                 f"{self._name}: expected a file that can be written, got: {error.strerror}"
@@ -105,9 +107,10 @@ class VideoWriter:
         if kind is None:
             self._file.mux(self._stream.encode(None))
             self._file.close()
+            os.replace(self._part, self._name)
         else:
             self._file.close()
-            os.unlink(self._name)
+            os.unlink(self._part)
 
 
 def write_mp4(path: Path, frames: Iterable[ArrayLike], fps: int = 30) -> None:

@@ -12,10 +12,12 @@ import math
 import os
 from typing import Any
 
+import numpy as np
+
 from rtfm_rt._core import ArgumentError, PoseError
 from rtfm_rt.pose import Pose
 
-_IDENTITY = Pose([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+_IDENTITY = Pose(np.eye(4))
 
 
 def there_and_back(
@@ -143,4 +145,5 @@ def _eased(step: int, steps: int) -> float:
 def _moved(start: Pose, yaw: float, offset: tuple[float, float, float]) -> Pose:
     c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
     x, y, z = offset
-    return start @ Pose([[c, 0, s, x], [0, 1, 0, y], [-s, 0, c, z], [0, 0, 0, 1]])
+    moved: Pose = start @ Pose(np.array([[c, 0, s, x], [0, 1, 0, y], [-s, 0, c, z], [0, 0, 0, 1]]))
+    return moved

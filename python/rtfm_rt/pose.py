@@ -320,7 +320,7 @@ def _rigid(matrix: Any) -> NDArray[np.float64]:
         raise PoseError(
             f"pose: expected finite numbers, got {m[row, column]} in row {row}, column {column}"
         )
-    if not np.allclose(m[3], (0.0, 0.0, 0.0, 1.0), rtol=0.0, atol=1e-6):
+    if np.abs(m[3] - (0.0, 0.0, 0.0, 1.0)).max() > 1e-6:
         raise PoseError(
             f"pose: expected the last row 0 0 0 1, got {m[3].tolist()}; is it transposed?"
         )
@@ -394,5 +394,4 @@ def _quaternion(r: NDArray[np.float64]) -> NDArray[np.float64]:
         ]
     )
     q = outer[np.argmax(np.diagonal(outer))]
-    q = q / np.linalg.norm(q)
-    return -q if q[3] < 0 else q
+    return np.asarray(q / math.copysign(float(np.linalg.norm(q)), q[3]))
