@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test may ask for: a device, the inside of the runtime, and its own random numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import zlib
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+INSTALL = "pip install '.[test]' --config-settings=cmake.define.RTFM_TESTING=ON"
+BUILT = importlib.util.find_spec("rtfm_rt._testing") is not None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="cpu (default): every CPU tier that runs here, amx in software where the CPU lacks or "
+        "hides it; or one device such as cpu:avx2 or cuda",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if not BUILT:
+        return f"rtfm_rt._testing is missing, most tests need it: {INSTALL}"
+    return "devices: " + ", ".join(devices(config.getoption("--device")))
+
+
+def devices(name: str) -> list[str]:
+    if name != "cpu" or not BUILT:
+        return [name]
+    from rtfm_rt import _testing
+
+    return [f"cpu:{tier}" for tier in _testing.tiers()]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        names = devices(metafunc.config.getoption("--device"))
+        metafunc.parametrize("device", names, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def testing() -> ModuleType:
+    """The module rtfm_rt._testing."""
+    if not BUILT:
+        pytest.fail(f"rtfm_rt._testing is missing; install it with: {INSTALL}", pytrace=False)
+    from rtfm_rt import _testing
+
+    return _testing
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest, testing: ModuleType) -> str:
+    """The name of a device that runs here, once for each of them."""
+    import rtfm_rt
+
+    name: str = request.param
+    try:
+        testing.Device(name, threads=1)
+    except rtfm_rt.DeviceError as error:
+        if name.startswith("cuda"):
+            pytest.skip(str(error))
+        raise
+    return name
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers that depend on the test's name only."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+// The module rtfm_rt._testing: single ops, single passes and allocation counts for the tests. Built
+// with RTFM_TESTING=ON only, never part of a wheel.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "csrc/cpu/cpu_info.h"
+#include "src/check.h"
+#include "src/device.h"
+#include "src/model.h"
+#include "src/sampler.h"
+#include "src/session.h"
+
+namespace py = pybind11;
+using namespace rtfm;
+
+// ---- Every allocation of this module's own copy of the runtime: `new` below, malloc and calloc by
+// the linker's --wrap (CMakeLists.txt).
+static std::atomic<int64_t> allocations{0};
+
+extern "C" {
+void* __real_malloc(size_t);
+void* __real_calloc(size_t, size_t);
+void* __wrap_malloc(size_t bytes) { return ++allocations, __real_malloc(bytes); }
+void* __wrap_calloc(size_t n, size_t bytes) { return ++allocations, __real_calloc(n, bytes); }
+}
+void* operator new(size_t bytes) {
+  ++allocations;
+  if (void* memory = __real_malloc(bytes ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+void bind_cache(py::module_& m);
+
+namespace {
+
+using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Image = py::array_t<uint8_t, py::array::c_style>;
+
+uint16_t to_bf16(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+float from_bf16(uint16_t h) {
+  const uint32_t u = uint32_t(h) << 16;
+  float x;
+  std::memcpy(&x, &u, 4);
+  return x;
+}
+
+// Dense f32 in and out of operand rows.
+void to_operand(Backend& b, const float* dense, int64_t rows, int64_t cols, int64_t stride,
+                void* to) {
+  std::vector<uint16_t> half(static_cast<size_t>(cols));
+  for (int64_t r = 0; r < rows; ++r) {
+    std::byte* row = static_cast<std::byte*>(to) + r * stride * size_of(b.operand_dtype());
+    const float* from = dense + r * cols;
+    if (b.operand_dtype() == DType::f32) {
+      b.upload(row, from, cols * 4);
+    } else {
+      for (int64_t c = 0; c < cols; ++c) half[size_t(c)] = to_bf16(from[c]);
+      b.upload(row, half.data(), cols * 2);
+    }
+  }
+}
+void from_operand(Backend& b, const void* from, int64_t rows, int64_t cols, int64_t stride,
+                  float* dense) {
+  std::vector<uint16_t> half(static_cast<size_t>(cols));
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::byte* row =
+        static_cast<const std::byte*>(from) + r * stride * size_of(b.operand_dtype());
+    if (b.operand_dtype() == DType::f32) {
+      b.download(dense + r * cols, row, cols * 4);
+    } else {
+      b.download(half.data(), row, cols * 2);
+      for (int64_t c = 0; c < cols; ++c) dense[r * cols + c] = from_bf16(half[size_t(c)]);
+    }
+  }
+}
+
+struct Device {
+  std::shared_ptr<Backend> b;
+  Device(const std::string& device, const std::string& precision, int threads)
+      : b(make_backend(device, precision, threads)) {}
+
+  Matrix operand(const Array& x) const {
+    Matrix m(b, x.shape(0), x.shape(1), b->operand_dtype());
+    to_operand(*b, x.data(), x.shape(0), x.shape(1), m.view().stride, m.view().data);
+    return m;
+  }
+  Matrix f32(const Array& x) const {
+    Matrix m(b, x.shape(0), x.shape(1), DType::f32);
+    m.upload(*b, x.data());
+    return m;
+  }
+  Array dense(const Tensor& t) const {
+    Array y({t.rows, t.cols});
+    if (t.dtype == DType::f32) {
+      for (int64_t r = 0; r < t.rows; ++r)
+        b->download(y.mutable_data(r), static_cast<float*>(t.data) + r * t.stride, t.cols * 4);
+    } else {
+      from_operand(*b, t.data, t.rows, t.cols, t.stride, y.mutable_data());
+    }
+    return y;
+  }
+  Buffer vector(const Array& v) const {
+    Buffer buffer(b, v.size() * 4);
+    b->upload(buffer.data(), v.data(), buffer.bytes());
+    return buffer;
+  }
+  static const float* floats(const Buffer& buffer) {
+    return reinterpret_cast<const float*>(buffer.data());
+  }
+
+  Array matmul(const Array& x, const Array& w, const std::optional<Array>& bias,
+               const std::string& epilogue, const std::optional<Array>& gate,
+               const std::optional<Array>& y0) const {
+    const int64_t rows = x.shape(0), n = w.shape(0), k = w.shape(1);
+    const Matrix in = operand(x);
+    Buffer packed(b, b->weight_bytes(n, k));
+    b->pack_weight(w.data(), n, k, packed.data());
+    const Buffer bias_buffer = bias ? vector(*bias) : Buffer();
+    const Buffer gate_buffer = gate ? vector(*gate) : Buffer();
+    const Epilogue e = epilogue == "gelu"    ? Epilogue::gelu
+                       : epilogue == "gated" ? Epilogue::gated_residual
+                                             : Epilogue::store;
+    const Matrix out =
+        y0 ? f32(*y0) : Matrix(b, rows, n, e == Epilogue::gelu ? b->operand_dtype() : DType::f32);
+    b->matmul({.x = in.view().data,
+               .w = packed.data(),
+               .bias = floats(bias_buffer),
+               .gate = floats(gate_buffer),
+               .y = out.view().data,
+               .x_stride = in.view().stride,
+               .y_stride = out.view().stride,
+               .rows = rows,
+               .n = n,
+               .k = k,
+               .epilogue = e});
+    return dense(out);
+  }
+
+  Array norm_modulate(const Array& x, const Array& scale, const Array& shift, float eps) const {
+    const Matrix in = f32(x);
+    const Matrix out(b, x.shape(0), x.shape(1), b->operand_dtype());
+    const Buffer s = vector(scale), t = vector(shift);
+    b->norm_modulate({.x = static_cast<const float*>(in.view().data),
+                      .scale = floats(s),
+                      .shift = floats(t),
+                      .y = out.view().data,
+                      .x_stride = in.view().stride,
+                      .y_stride = out.view().stride,
+                      .rows = x.shape(0),
+                      .cols = x.shape(1),
+                      .eps = eps});
+    return dense(out);
+  }
+
+  // qkv_split, gather of every (k, v, M) page and attention in one: y, page_k, page_v.
+  py::tuple attend(const Array& qkv, const Array& q_gain, const Array& k_gain, const Array& cos,
+                   const Array& sin, int64_t heads, float eps,
+                   const std::vector<std::tuple<Array, Array, Array>>& pages) const {
+    const int64_t tokens = qkv.shape(0), dim = q_gain.size(), slots = 1 + int64_t(pages.size());
+    const Matrix in = f32(qkv);
+    const Buffer qg = vector(q_gain), kg = vector(k_gain), c = vector(cos), s = vector(sin);
+    const Buffer q(b, b->query_bytes(heads, tokens, dim));
+    const int64_t slot_bytes = b->slot_bytes(heads, tokens, dim), rows = heads * tokens;
+    const Buffer context(b, slots * slot_bytes);
+    const int64_t page_bytes = rows * dim * size_of(b->operand_dtype());
+    const Buffer page_k(b, page_bytes), page_v(b, page_bytes);
+    b->qkv_split({.qkv = static_cast<const float*>(in.view().data),
+                  .q_gain = floats(qg),
+                  .k_gain = floats(kg),
+                  .cos = floats(c),
+                  .sin = floats(s),
+                  .q = q.data(),
+                  .page_k = page_k.data(),
+                  .page_v = page_v.data(),
+                  .slot = context.data(),
+                  .qkv_stride = in.view().stride,
+                  .tokens = tokens,
+                  .heads = heads,
+                  .dim = dim,
+                  .eps = eps});
+    Array k({heads, tokens, dim}), v({heads, tokens, dim});
+    from_operand(*b, page_k.data(), rows, dim, dim, k.mutable_data());
+    from_operand(*b, page_v.data(), rows, dim, dim, v.mutable_data());
+    for (size_t i = 0; i < pages.size(); ++i) {
+      const auto& [other_k, other_v, transform] = pages[i];
+      to_operand(*b, other_k.data(), rows, dim, dim, page_k.data());
+      to_operand(*b, other_v.data(), rows, dim, dim, page_v.data());
+      GatherArgs args{.page_k = page_k.data(),
+                      .page_v = page_v.data(),
+                      .slot = context.data() + int64_t(i + 1) * slot_bytes,
+                      .transform = {},
+                      .tokens = tokens,
+                      .heads = heads,
+                      .dim = dim};
+      std::copy_n(transform.data(), 16, args.transform);
+      b->gather(args);
+    }
+    const Matrix out(b, tokens, heads * dim, b->operand_dtype());
+    b->attention({.q = q.data(),
+                  .context = context.data(),
+                  .y = out.view().data,
+                  .y_stride = out.view().stride,
+                  .slots = slots,
+                  .tokens = tokens,
+                  .heads = heads,
+                  .dim = dim});
+    return py::make_tuple(dense(out), k, v);
+  }
+
+  // x after the update, and its operand copy
+  py::tuple sampler(const Array& x, const Array& x0, float a, float b_, float c, uint64_t seed,
+                    uint64_t frame, uint32_t step) const {
+    const Matrix state = f32(x), answer = f32(x0);
+    const Matrix copy(b, x.shape(0), x.shape(1), b->operand_dtype());
+    b->sampler({.x = static_cast<float*>(state.view().data),
+                .x0 = static_cast<const float*>(answer.view().data),
+                .operand = copy.view().data,
+                .x_stride = state.view().stride,
+                .x0_stride = answer.view().stride,
+                .operand_stride = copy.view().stride,
+                .rows = x.shape(0),
+                .cols = x.shape(1),
+                .a = a,
+                .b = b_,
+                .c = c,
+                .seed = seed,
+                .frame = frame,
+                .step = step});
+    return py::make_tuple(dense(state), dense(copy));
+  }
+
+  Array patchify(const Image& image, int64_t patch) const {
+    const int64_t height = image.shape(0), width = image.shape(1);
+    const Matrix out(b, height / patch * (width / patch), 3 * patch * patch, b->operand_dtype());
+    b->patchify({.image = image.data(),
+                 .tokens = out.view().data,
+                 .tokens_stride = out.view().stride,
+                 .height = height,
+                 .width = width,
+                 .patch = patch});
+    return dense(out);
+  }
+  Image unpatchify(const Array& tokens, int64_t height, int64_t width, int64_t patch) const {
+    const Matrix in = f32(tokens);
+    Image image({height, width, int64_t{3}});
+    b->unpatchify({.tokens = static_cast<const float*>(in.view().data),
+                   .image = image.mutable_data(),
+                   .tokens_stride = in.view().stride,
+                   .height = height,
+                   .width = width,
+                   .patch = patch});
+    return image;
+  }
+};
+
+// One model and one workspace: the read and write pass, pages as f32 [layers, 2, heads, tokens,
+// dim].
+struct Network {
+  Model model;
+  std::shared_ptr<Backend> b;
+  int most_pages;
+  Workspace w;
+  PageLayout layout;
+  Buffer page;
+
+  Network(const std::string& path, const std::string& device, const std::string& precision,
+          int threads, int pages)
+      : model(path, device, precision),
+        b(model.make_session_backend(threads)),
+        most_pages(pages),
+        w(model.network().make_workspace(b, pages)),
+        layout(model.network().page_layout(*b)),
+        page(b, layout.bytes()) {}
+
+  Array read(const Image& image) {
+    const Manifest& m = model.manifest();
+    b->patchify({.image = image.data(),
+                 .tokens = w.x_operand.view().data,
+                 .tokens_stride = w.x_operand.view().stride,
+                 .height = m.image_height,
+                 .width = m.image_width,
+                 .patch = m.patch});
+    model.network().read(*b, w, page.data());
+    Array out({layout.layers, int64_t{2}, layout.heads, layout.tokens, layout.dim});
+    from_operand(*b, page.data(), out.size() / layout.dim, layout.dim, layout.dim,
+                 out.mutable_data());
+    return out;
+  }
+  void gather(const std::vector<std::pair<Array, Array>>& pages) {  // (page, M)
+    check<Error>(int(pages.size()) <= most_pages, "too many pages");
+    for (size_t i = 0; i < pages.size(); ++i) {
+      const Array& values = pages[i].first;
+      to_operand(*b, values.data(), values.size() / layout.dim, layout.dim, layout.dim,
+                 page.data());
+      Mat4 m;
+      std::copy_n(pages[i].second.data(), 16, m.begin());
+      model.network().gather(*b, w, page.data(), int64_t(i) + 1, m);
+    }
+  }
+  Array dense(const Matrix& m) {
+    Array y({m.view().rows, m.view().cols});
+    m.download(*b, y.mutable_data());
+    return y;
+  }
+  void start(const Array& x) {
+    w.x.upload(*b, x.data());
+    update(*b, w, 1.f, 0.f, 0.f, {0, 0}, 0);  // the operand copy
+  }
+  Array write(const Array& x, float t, const std::vector<std::pair<Array, Array>>& pages) {
+    gather(pages);
+    start(x);
+    model.network().write(*b, w, t, int(pages.size()));
+    return dense(w.x0);
+  }
+  // The sampler's loop from given noise.
+  Array sample(const Array& noise, int steps, const std::vector<std::pair<Array, Array>>& pages) {
+    gather(pages);
+    start(noise);
+    for (const SamplerRow& row : model.manifest().samplers.at(steps)) {
+      model.network().write(*b, w, row.t, int(pages.size()));
+      update(*b, w, row.a, row.b, row.c, {0, 0}, 1);
+    }
+    return dense(w.x);
+  }
+};
+
+// Allocations of `steps` steps along `poses` after one warm-up round, with and without `out`.
+int64_t allocations_of_walk(const std::string& path, const std::string& device, const Image& image,
+                            const py::array_t<double, py::array::c_style>& poses, int64_t budget) {
+  SessionOptions options;
+  options.memory_budget = budget;
+  options.commit_below = 2.0;  // every frame is committed, so that eviction is part of the walk
+  Session session(std::make_shared<Model>(path, device, "auto"), options);
+  std::vector<View> views;
+  for (int64_t i = 0; i < poses.shape(0); ++i)
+    views.push_back({Pose::from_matrix(poses.data(i)), session.default_intrinsics()});
+  std::vector<uint8_t> out(size_t(image.size()));
+  session.observe(image.data(), views[0]);
+  for (const View& view : views) session.step(view);
+  const int64_t before = allocations;
+  for (const View& view : views) {
+    session.step(view);
+    session.step(view, 1e-4, out.data());
+    session.observe(image.data(), view);
+  }
+  return allocations - before;
+}
+
+std::vector<std::string> tiers() {
+  std::vector<std::string> names;
+  for (const cpu::Kernels* kernels : cpu::available_tiers()) names.push_back(kernels->name);
+  return names;
+}
+
+// The runtime's exceptions as the classes of rtfm_rt._core.
+void translate_errors() {
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    const auto raise = [](const char* name, const char* what) {
+      py::set_error(py::module_::import("rtfm_rt").attr(name), what);
+    };
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const PoseError& e) {
+      raise("PoseError", e.what());
+    } catch (const ArgumentError& e) {
+      raise("ArgumentError", e.what());
+    } catch (const ModelError& e) {
+      raise("ModelError", e.what());
+    } catch (const WorldError& e) {
+      raise("WorldError", e.what());
+    } catch (const DeviceError& e) {
+      raise("DeviceError", e.what());
+    } catch (const Error& e) {
+      raise("Error", e.what());
+    }
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_testing, m) {
+  translate_errors();
+  bind_cache(m);
+  m.def("tiers", &tiers);
+  m.def("allocations", [] { return allocations.load(); });
+  m.def("allocations_of_walk", &allocations_of_walk);
+  py::class_<Device>(m, "Device")
+      .def(py::init<const std::string&, const std::string&, int>(), py::arg("device"),
+           py::arg("precision") = "auto", py::arg("threads") = 0)
+      .def_property_readonly("name", [](const Device& d) { return d.b->name(); })
+      .def_property_readonly("precision", [](const Device& d) { return precision_name(*d.b); })
+      .def("matmul", &Device::matmul, py::arg("x"), py::arg("w"), py::arg("bias") = py::none(),
+           py::arg("epilogue") = "store", py::arg("gate") = py::none(), py::arg("y0") = py::none())
+      .def("norm_modulate", &Device::norm_modulate, py::arg("x"), py::arg("scale"),
+           py::arg("shift"), py::arg("eps") = 1e-6f)
+      .def("attend", &Device::attend, py::arg("qkv"), py::arg("q_gain"), py::arg("k_gain"),
+           py::arg("cos"), py::arg("sin"), py::arg("heads"), py::arg("eps"), py::arg("pages"))
+      .def("sampler", &Device::sampler, py::arg("x"), py::arg("x0"), py::arg("a"), py::arg("b"),
+           py::arg("c"), py::arg("seed"), py::arg("frame"), py::arg("step"))
+      .def("patchify", &Device::patchify, py::arg("image"), py::arg("patch"))
+      .def("unpatchify", &Device::unpatchify, py::arg("tokens"), py::arg("height"),
+           py::arg("width"), py::arg("patch"));
+  py::class_<Network>(m, "Network")
+      .def(py::init<const std::string&, const std::string&, const std::string&, int, int>(),
+           py::arg("path"), py::arg("device"), py::arg("precision") = "auto",
+           py::arg("threads") = 0, py::arg("pages") = 9)
+      .def_property_readonly("precision", [](const Network& n) { return n.model.precision(); })
+      .def("read", &Network::read, py::arg("image"))
+      .def("write", &Network::write, py::arg("x"), py::arg("t"), py::arg("pages"))
+      .def("sample", &Network::sample, py::arg("noise"), py::arg("steps"), py::arg("pages"));
+}

@@ -1,0 +1,514 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session as an application uses it: frames, receipts, memory, threads, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import rtfm_rt
+from models import TINY, random_pose, view, write_model
+from rtfm_rt import _testing
+from rtfm_rt.convert import flow_table
+
+HEIGHT, WIDTH = TINY.height, TINY.image_width
+TOKENS, TOKEN = 6, 192
+
+
+def turn(degrees: float, z: float = 0.0) -> np.ndarray:
+    """A camera at (0, 0, z), turned about the vertical axis."""
+    a = np.deg2rad(degrees)
+    pose = np.eye(4)
+    pose[0, 0] = pose[2, 2] = np.cos(a)
+    pose[0, 2], pose[2, 0] = np.sin(a), -np.sin(a)
+    pose[2, 3] = z
+    return pose
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("session") / "tiny.safetensors"
+    return str(path), write_model(path, TINY, 3)
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+@pytest.fixture
+def session(model, picture) -> rtfm_rt.Session:
+    made = rtfm_rt.Session(model[0], device="cpu", threads=2, seed=11)
+    made.observe(picture, np.eye(4))
+    return made
+
+
+def pixels(frame: rtfm_rt.Frame) -> np.ndarray:
+    return np.array(frame)
+
+
+def test_frames_are_the_reference_s(model, picture, device):
+    """A walk of observed, generated and committed frames, recomputed by the PyTorch module."""
+    path, reference = model
+    session = rtfm_rt.Session(path, device=device, seed=7, commit_below=0.95)
+    poses = [np.eye(4), turn(25), turn(60, 0.5), turn(10)]
+    session.observe(picture, poses[0])
+    page = reference.read(reference.tokens(torch.from_numpy(picture)))
+    book = {0: (page, view(poses[0]))}
+    noise = _testing.Device(device)
+    zeros = np.zeros((TOKENS, TOKEN), np.float32)
+    for pose in poses[1:]:
+        frame = session.step(pose)
+        drawn, _ = noise.sampler(zeros, zeros, 0.0, 0.0, 1.0, 7, frame.id, 0)
+        pages, views = zip(*(book[i] for i in frame.context), strict=True)
+        tokens = reference.sample(
+            torch.from_numpy(drawn).double(), flow_table(2), pages, views, view(pose)
+        )
+        want = reference.image(tokens).numpy()
+        tolerance = 1 if session.precision == "float32" else 12
+        assert np.abs(pixels(frame).astype(int) - want).max() <= tolerance
+        if frame.committed:
+            shown = torch.from_numpy(pixels(frame))
+            book[frame.id] = (reference.read(reference.tokens(shown)), view(pose))
+    assert session.memory.ids == sorted(book)
+    assert len(book) > 1
+
+
+def test_receipt(session):
+    frame = session.step(turn(5))
+    assert frame.id == 1 and frame.context == [0] and frame.steps == 2
+    assert 0.5 < frame.support <= 1 and not frame.late
+    assert frame.latency > 0 and frame.shape == (HEIGHT, WIDTH, 3)
+    assert np.array_equal(frame.pose, turn(5)) and frame.intrinsics == (0.65, 0.8)
+    assert str(frame.id) in repr(frame)
+
+
+def test_pixels_without_copies(session):
+    frame = session.step(turn(5))
+    one, other = np.asarray(frame), np.asarray(frame)
+    tensor = torch.from_dlpack(frame)
+    assert one.dtype == np.uint8 and one.shape == (HEIGHT, WIDTH, 3)
+    assert np.shares_memory(one, other)
+    assert tensor.data_ptr() == one.ctypes.data and tensor.shape == one.shape
+
+
+def test_a_kept_frame_never_changes(session):
+    frames = [session.step(turn(i)) for i in range(30)]
+    copies = [pixels(f) for f in frames]
+    array = np.asarray(session.step(turn(3)))  # the frame itself is gone, its array is not
+    before = array.copy()
+    for i in range(30):
+        session.step(turn(-i))
+    assert all(np.array_equal(f, c) for f, c in zip(frames, copies, strict=True))
+    assert np.array_equal(array, before)
+
+
+def test_equal_seeds_give_equal_frames_on_any_number_of_threads(model, picture, device):
+    def walk(seed: int, threads: int) -> list[bytes]:
+        session = rtfm_rt.Session(model[0], device=device, seed=seed, threads=threads)
+        session.observe(picture, np.eye(4))
+        return [pixels(session.step(turn(7 * i))).tobytes() for i in range(6)]
+
+    first = walk(1, 1)
+    assert all(walk(1, threads) == first for threads in (1, 2, 5))
+    assert walk(2, 1) != first
+
+
+def test_out_receives_the_frame(session):
+    out = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    frame = session.step(turn(4), out=out)
+    assert np.array_equal(out, np.asarray(frame)) and out.any()
+
+
+def test_imagine_is_the_step_that_would_follow(session):
+    poses = [turn(3), turn(50), turn(-20, 1)]
+    before = session.memory.ids
+    dreams = session.imagine(poses)
+    again = session.imagine(poses)
+    assert session.memory.ids == before and not any(d.committed for d in dreams)
+    assert all(np.array_equal(a, b) for a, b in zip(dreams, again, strict=True))
+    real = session.step(poses[1])
+    assert np.array_equal(real, dreams[1]) and real.id == dreams[1].id
+    assert session.stats()["frames"] == 1
+
+
+def test_commit_policy(model, picture):
+    def memory_after(commit_below: float) -> int:
+        session = rtfm_rt.Session(model[0], commit_below=commit_below)
+        session.observe(picture, np.eye(4))
+        frames = [session.step(turn(angle)) for angle in (1, 2, 40, 41, 90, 1)]
+        assert len(session.memory) == 1 + sum(f.committed for f in frames)
+        assert all(f.committed == (f.support < commit_below) for f in frames)
+        return len(session.memory)
+
+    assert memory_after(0) == 1
+    assert memory_after(2) == 7
+    assert 1 < memory_after(0.9) < 7
+
+
+def test_memory(session, picture):
+    session.observe(picture, turn(90))
+    session.observe(picture, turn(180))
+    memory = session.memory
+    assert len(memory) == 3 and memory.ids == [0, 1, 2]
+    assert np.allclose(memory.poses[1], turn(90)) and memory.poses.shape == (3, 4, 4)
+    assert memory.nearest(turn(85)) == [1] and memory.nearest(turn(170), k=2) == [2, 1]
+    assert memory.coverage(turn(90)) == 1 and memory.coverage(turn(-90)) < 0.2
+    assert 0 < memory.bytes <= memory.budget and memory.evicted == 0
+
+
+def test_update_pose_is_a_world_observed_at_the_corrected_pose(model, picture):
+    def world(pose: np.ndarray) -> rtfm_rt.Session:
+        session = rtfm_rt.Session(model[0])
+        session.observe(picture, np.eye(4))
+        session.observe(picture[::-1], pose)
+        return session
+
+    moved, direct = world(turn(30)), world(turn(45, 0.3))
+    moved.memory.update_pose(1, turn(45, 0.3))
+    assert np.array_equal(moved.step(turn(40)), direct.step(turn(40)))
+    with pytest.raises(rtfm_rt.WorldError, match="99"):
+        moved.memory.update_pose(99, turn(1))
+
+
+def test_memory_budget_is_never_exceeded(model, picture):
+    page = rtfm_rt.Session(model[0]).memory
+    session = rtfm_rt.Session(model[0], memory_budget=100_000, commit_below=2)
+    assert page.budget > session.memory.budget == 100_000
+    session.observe(picture, np.eye(4))
+    for i in range(60):
+        session.step(turn(6 * i))
+        assert session.memory.bytes <= 100_000
+    assert session.memory.evicted > 0 and session.memory.ids[0] == 0
+
+
+def test_recent_frames_only(model, picture):
+    session = rtfm_rt.Session(model[0], context=3, sinks=0, recent=3, commit_below=2)
+    session.observe(picture, np.eye(4))
+    for i in range(8):
+        frame = session.step(turn(40 * i))
+    assert frame.context == [7, 6, 5]
+
+
+def test_deadline(session):
+    assert session.step(turn(1), deadline=100.0).late is False
+    for _ in range(3):
+        frame = session.step(turn(1), deadline=1e-9)
+    assert frame.late and frame.steps == 1
+    assert session.step(turn(1)).steps == 2
+    assert session.stats()["late"] == 3
+
+
+def test_stats(session):
+    for i in range(5):
+        session.step(turn(i))
+    stats = session.stats()
+    assert stats["frames"] == 5
+    assert 0 < stats["p50"] <= stats["p95"] <= stats["p99"] <= stats["max"]
+
+
+def test_submit(session, model, picture):
+    twin = rtfm_rt.Session(model[0], device="cpu", threads=2, seed=11)
+    twin.observe(picture, np.eye(4))
+    with session:
+        tickets = [session.submit(turn(i)) for i in range(4)]
+        frames = [ticket.result(timeout=60) for ticket in tickets]
+        assert all(ticket.done() for ticket in tickets)
+        assert all(np.array_equal(f, twin.step(turn(i))) for i, f in enumerate(frames))
+        with pytest.raises(rtfm_rt.PoseError):
+            session.submit(np.zeros((4, 4))).result()
+
+
+def test_reproject(session):
+    frame = session.step(turn(0))
+    same = frame.reproject(frame.pose)
+    assert np.array_equal(same, frame) and same.id == frame.id
+    assert not np.shares_memory(np.asarray(same), np.asarray(frame))
+    # turning right by the angle of a whole pixel column near the centre shifts the picture left
+    angle = np.rad2deg(np.arctan(1 / (0.65 * WIDTH)))
+    turned = np.asarray(frame.reproject(turn(angle)), dtype=int)
+    shifted = np.asarray(frame, dtype=int)[:, 1:]
+    middle = slice(WIDTH // 2 - 2, WIDTH // 2 + 1)
+    rows = slice(HEIGHT // 2 - 2, HEIGHT // 2 + 2)
+    assert np.abs(turned[rows, middle] - shifted[rows, middle]).max() <= 30
+    assert np.asarray(frame.reproject(turn(180))).shape == frame.shape
+    with pytest.raises(rtfm_rt.PoseError):
+        frame.reproject(np.ones((4, 4)))
+
+
+def test_a_model_shared_by_sessions(model, picture):
+    shared = rtfm_rt.Model(model[0], device="cpu")
+    one, two = rtfm_rt.Session(shared, seed=1), rtfm_rt.Session(shared, seed=1)
+    for session in (one, two):
+        session.observe(picture, np.eye(4))
+    assert np.array_equal(one.step(turn(3)), two.step(turn(3)))
+    assert one.model.manifest["name"] == "random" and one.image_size == (HEIGHT, WIDTH)
+    with pytest.raises(rtfm_rt.ArgumentError, match="device"):
+        rtfm_rt.Session(shared, device="cpu")
+
+
+def test_sessions_on_threads_of_their_own(model, picture):
+    shared = rtfm_rt.Model(model[0])
+    want = [f"{i}" for i in range(4)]
+    got: dict[str, bytes] = {}
+
+    def walk(name: str) -> None:
+        session = rtfm_rt.Session(shared, seed=3, threads=2)
+        session.observe(picture, np.eye(4))
+        got[name] = b"".join(pixels(session.step(turn(i))).tobytes() for i in range(20))
+
+    threads = [threading.Thread(target=walk, args=(name,)) for name in want]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == want and len(set(got.values())) == 1
+
+
+def test_two_threads_on_one_session(picture):
+    """The second one is refused; that they can meet at all shows that `step` drops the GIL."""
+    session = rtfm_rt.Session("rooms", threads=1)
+    session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))
+    errors: list[Exception] = []
+    stop = threading.Event()
+
+    def intrude() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(rtfm_rt.ArgumentError):
+                session.observe(picture, np.eye(4))  # does not fit: refused before all else
+            try:
+                session.memory.coverage(np.eye(4))
+            except rtfm_rt.WorldError as error:
+                errors.append(error)
+
+    intruder = threading.Thread(target=intrude)
+    intruder.start()
+    done = 0
+    for _ in range(200):
+        try:
+            session.step(turn(1))
+            done += 1
+        except rtfm_rt.WorldError:
+            pass  # the intruder was inside
+        if errors and done > 3:
+            break
+    stop.set()
+    intruder.join()
+    assert errors and "one thread" in str(errors[0]) and done > 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_session_survives_fork(session):
+    want = pixels(session.imagine([turn(5)])[0]).tobytes()
+    child = os.fork()
+    if child == 0:  # the pool's threads did not come along
+        same = pixels(session.step(turn(5))).tobytes() == want
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert pixels(session.step(turn(5))).tobytes() == want
+
+
+def test_a_step_allocates_nothing(device):
+    path = str(Path(rtfm_rt.__file__).parent / "models" / "rooms.safetensors")
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    poses = np.stack([turn(15 * i) for i in range(12)])
+    before = _testing.allocations()
+    _testing.Device(device)
+    assert _testing.allocations() > before  # the counter counts
+    assert _testing.allocations_of_walk(path, device, image, poses, 16 << 20) == 0
+
+
+BAD_POSES = {
+    "nan": np.full((4, 4), np.nan),
+    "zero": np.zeros((4, 4)),
+    "scaled": np.diag([2.0, 2.0, 2.0, 1.0]),
+    "mirrored": np.diag([-1.0, 1.0, 1.0, 1.0]),
+    "far": np.block([[np.eye(3), np.full((3, 1), 1e7)], [np.zeros((1, 3)), np.ones((1, 1))]]),
+    "row": np.eye(4)[0],
+    "3x4": np.eye(4)[:3],
+    "stack": np.eye(4)[None],
+    "text": "forward",
+    "none": None,
+    "complex": np.eye(4) * 1j,
+    "ragged": [[1, 0], [0]],
+}
+BAD_IMAGES = {
+    "float": np.zeros((HEIGHT, WIDTH, 3)),
+    "int64": np.zeros((HEIGHT, WIDTH, 3), np.int64),
+    "grey": np.zeros((HEIGHT, WIDTH), np.uint8),
+    "rgba": np.zeros((HEIGHT, WIDTH, 4), np.uint8),
+    "turned": np.zeros((WIDTH, HEIGHT, 3), np.uint8),
+    "text": "image.png",
+    "none": None,
+}
+READ_ONLY = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+READ_ONLY.flags.writeable = False
+BAD_OUTS = {
+    "shape": np.zeros((HEIGHT, WIDTH, 4), np.uint8),
+    "dtype": np.zeros((HEIGHT, WIDTH, 3), np.int8),
+    "read-only": READ_ONLY,
+    "strided": np.zeros((HEIGHT, WIDTH * 2, 3), np.uint8)[:, ::2],
+    "fortran": np.zeros((HEIGHT, WIDTH, 3), np.uint8, order="F"),
+    "list": [0],
+}
+BAD_INTRINSICS = {
+    "zero": (0.0, 1.0),
+    "negative": (0.6, -0.6),
+    "nan": (np.nan, 1),
+    "infinite": (np.inf, 1),
+    "one": (0.6,),
+    "text": "wide",
+    "number": 0.6,
+}
+
+
+def bad_calls() -> dict[str, tuple[type, object]]:
+    """name -> (error, call): everything that an application may get wrong on a live session."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    calls: dict[str, tuple[type, object]] = {}
+    for name, bad in BAD_POSES.items():
+        calls[f"step pose {name}"] = (rtfm_rt.PoseError, lambda s, b=bad: s.step(b))
+        calls[f"observe pose {name}"] = (rtfm_rt.PoseError, lambda s, b=bad: s.observe(image, b))
+        calls[f"imagine pose {name}"] = (
+            rtfm_rt.PoseError,
+            lambda s, b=bad: s.imagine([np.eye(4), b]),
+        )
+    for name, bad in BAD_IMAGES.items():
+        calls[f"image {name}"] = (
+            rtfm_rt.ArgumentError,
+            lambda s, b=bad: s.observe(b, np.eye(4)),
+        )
+    for name, bad in BAD_OUTS.items():
+        calls[f"out {name}"] = (
+            rtfm_rt.ArgumentError,
+            lambda s, b=bad: s.step(np.eye(4), out=b),
+        )
+    for name, bad in BAD_INTRINSICS.items():
+        calls[f"step intrinsics {name}"] = (
+            rtfm_rt.ArgumentError,
+            lambda s, b=bad: s.step(np.eye(4), intrinsics=b),
+        )
+        calls[f"observe intrinsics {name}"] = (
+            rtfm_rt.ArgumentError,
+            lambda s, b=bad: s.observe(image, np.eye(4), intrinsics=b),
+        )
+    for bad in (0, -1.0, np.nan, np.inf, "soon"):
+        calls[f"deadline {bad}"] = (
+            rtfm_rt.ArgumentError,
+            lambda s, b=bad: s.step(np.eye(4), deadline=b),
+        )
+    return calls
+
+
+BAD_CALLS = bad_calls()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(st.sampled_from(sorted(BAD_CALLS)), min_size=1, max_size=6))
+def test_a_refused_call_leaves_the_session_as_it_was(model, picture, names):
+    """Any sequence of bad calls, then a walk: bit-identical to the twin that never saw them."""
+
+    def walk(mistakes: list[str]) -> tuple[list[bytes], list[int]]:
+        session = rtfm_rt.Session(model[0], seed=2, threads=1, commit_below=0.97)
+        session.observe(picture, np.eye(4))
+        frames = []
+        for i in range(3):
+            for name in mistakes:
+                error, call = BAD_CALLS[name]
+                with pytest.raises(error):
+                    call(session)
+            frames.append(pixels(session.step(turn(20 * i))).tobytes())
+        return frames, session.memory.ids
+
+    assert walk(names) == walk([])
+
+
+@pytest.mark.parametrize("name", sorted(BAD_CALLS))
+def test_errors_say_expected_and_got(session, name):
+    error, call = BAD_CALLS[name]
+    with pytest.raises(error) as caught:
+        call(session)
+    assert isinstance(caught.value, rtfm_rt.Error) and isinstance(caught.value, ValueError)
+    message = str(caught.value)
+    assert "expected" in message and "got" in message and len(message) < 300
+
+
+def test_a_step_before_any_observe(model):
+    session = rtfm_rt.Session(model[0])
+    for call in (lambda: session.step(np.eye(4)), lambda: session.imagine([np.eye(4)])):
+        with pytest.raises(rtfm_rt.WorldError, match="observe"):
+            call()
+    assert session.stats()["frames"] == 0 and len(session.memory) == 0
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"device": "tpu"}, rtfm_rt.DeviceError, "tpu"),
+        ({"device": "cpu:"}, rtfm_rt.DeviceError, "cpu:"),
+        ({"device": "cpu:mmx"}, rtfm_rt.DeviceError, "mmx"),
+        ({"device": "cuda"}, rtfm_rt.DeviceError, "CUDA"),
+        ({"device": "cuda:1"}, rtfm_rt.DeviceError, "cuda:1"),
+        ({"device": ""}, rtfm_rt.DeviceError, "expected"),
+        ({"device": "cpu:avx2", "precision": "bfloat16"}, rtfm_rt.DeviceError, "bfloat16"),
+        ({"precision": "half"}, rtfm_rt.DeviceError, "half"),
+        ({"threads": 0}, rtfm_rt.ArgumentError, "threads"),
+        ({"threads": 10_000}, rtfm_rt.ArgumentError, "threads"),
+        ({"threads": "all"}, rtfm_rt.ArgumentError, "threads"),
+        ({"seed": -1}, rtfm_rt.ArgumentError, "seed"),
+        ({"seed": 2**64}, rtfm_rt.ArgumentError, "seed"),
+        ({"context": 0}, rtfm_rt.ArgumentError, "context"),
+        ({"context": 33}, rtfm_rt.ArgumentError, "context"),
+        ({"sinks": 3, "recent": 2}, rtfm_rt.ArgumentError, "sinks"),
+        ({"steps": 3}, rtfm_rt.ArgumentError, "1, 2, 4"),
+        ({"memory_budget": 1000}, rtfm_rt.ArgumentError, "memory_budget"),
+        ({"memory_budget": -5}, rtfm_rt.ArgumentError, "memory_budget"),
+        ({"deadline": 0}, rtfm_rt.ArgumentError, "deadline"),
+        ({"commit_below": -1}, rtfm_rt.ArgumentError, "commit_below"),
+    ],
+)
+def test_bad_options(model, options, error, words):
+    with pytest.raises(error, match=words) as caught:
+        rtfm_rt.Session(model[0], **options)
+    assert isinstance(caught.value, rtfm_rt.Error)
+
+
+def test_bad_models(tmp_path):
+    with pytest.raises(rtfm_rt.ModelError, match="nowhere"):
+        rtfm_rt.Session(str(tmp_path / "nowhere.safetensors"))
+    with pytest.raises(rtfm_rt.ModelError):
+        rtfm_rt.Session(str(tmp_path))
+
+
+def test_positions_do_not_cost_precision(model, picture):
+    """The same walk 1000 m away: the same frames."""
+
+    def walk(origin: np.ndarray) -> list[np.ndarray]:
+        session = rtfm_rt.Session(model[0], device="cpu:portable", seed=1)
+        rng = np.random.default_rng(4)
+        start = random_pose(rng)
+        frames = []
+        for i in range(4):
+            pose = random_pose(rng) if i else start
+            pose[:3, 3] += origin
+            if i == 0:
+                session.observe(picture, pose)
+            frames.append(pixels(session.step(pose)).astype(int))
+        return frames
+
+    for here, there in zip(walk(np.zeros(3)), walk(np.array([1000.0, -1000, 1000])), strict=True):
+        assert np.abs(here - there).max() <= 1
