@@ -104,7 +104,15 @@ struct Device {
     m.upload(*b, x.data());
     return m;
   }
+  // Also checks that the op kept to its columns: kernels rely on the zeros of the padding.
   Array dense(const Tensor& t) const {
+    std::vector<std::byte> padding(static_cast<size_t>((t.stride - t.cols) * size_of(t.dtype)));
+    for (int64_t r = 0; r < t.rows; ++r) {
+      const int64_t at = (r * t.stride + t.cols) * size_of(t.dtype);
+      b->download(padding.data(), static_cast<const std::byte*>(t.data) + at, padding.size());
+      for (const std::byte value : padding)
+        check<Error>(value == std::byte{0}, "an op wrote beyond column ", t.cols, " of row ", r);
+    }
     Array y({t.rows, t.cols});
     if (t.dtype == DType::f32) {
       for (int64_t r = 0; r < t.rows; ++r)

@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def offered(device: str) -> str:
-    """`device`, if the shipped module runs on it; the tests of ops and model run amx in software."""
+    """`device`, if the shipped module runs on it: ops and model are tested on amx in software."""
     if device == "cpu:amx":
         try:
             rtfm_rt.Model("rooms", device=device)
