@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import zlib
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,3 +73,31 @@ def device(request: pytest.FixtureRequest, testing: ModuleType) -> str:
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers that depend on the test's name only."""
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """A tiny model file with random weights, and its PyTorch reference."""
+    from models import TINY, write_model
+
+    path = tmp_path_factory.mktemp("session") / "tiny.safetensors"
+    return str(path), write_model(path, TINY, 3)
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """A picture of the tiny model's size: noise."""
+    from models import TINY
+
+    shape = (TINY.height, TINY.image_width, 3)
+    return np.random.default_rng(5).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture
+def session(model: tuple[str, Any], picture: np.ndarray) -> Any:
+    """A session of the tiny model that has observed the picture from the origin."""
+    import rtfm_rt
+
+    made = rtfm_rt.Session(model[0], device="cpu", threads=2, seed=11)
+    made.observe(picture, np.eye(4))
+    return made

@@ -108,3 +108,13 @@ def camera_transform(query: View, page: View, world_scale: float = 1.0) -> np.nd
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+def turn(degrees: float, z: float = 0.0) -> np.ndarray:
+    """A camera at (0, 0, z), turned about the vertical axis."""
+    a = np.deg2rad(degrees)
+    pose = np.eye(4)
+    pose[0, 0] = pose[2, 2] = np.cos(a)
+    pose[0, 2], pose[2, 0] = np.sin(a), -np.sin(a)
+    pose[2, 3] = z
+    return pose

@@ -2,6 +2,7 @@
 #include "csrc/cpu/pool.h"
 
 #include <chrono>
+#include <system_error>
 
 #if defined(__linux__)
 #include <unistd.h>

@@ -1,46 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// The module rtfm_rt._testing: single ops, single passes and allocation counts for the tests. Built
-// with RTFM_TESTING=ON only, never part of a wheel.
+// Single ops and single passes of the network, called with NumPy arrays: bound by internals.cc.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <new>
+#include <optional>
 #include <utility>
 
-#include "csrc/cpu/cpu_info.h"
 #include "src/check.h"
 #include "src/device.h"
 #include "src/model.h"
 #include "src/sampler.h"
-#include "src/session.h"
 
 namespace py = pybind11;
 using namespace rtfm;
-
-// ---- Every allocation of this module's own copy of the runtime: `new` below, malloc and calloc by
-// the linker's --wrap (CMakeLists.txt).
-static std::atomic<int64_t> allocations{0};
-
-extern "C" {
-void* __real_malloc(size_t);
-void* __real_calloc(size_t, size_t);
-void* __wrap_malloc(size_t bytes) { return ++allocations, __real_malloc(bytes); }
-void* __wrap_calloc(size_t n, size_t bytes) { return ++allocations, __real_calloc(n, bytes); }
-}
-void* operator new(size_t bytes) {
-  ++allocations;
-  if (void* memory = __real_malloc(bytes ? bytes : 1)) return memory;
-  throw std::bad_alloc();
-}
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-
-void bind_cache(py::module_& m);
 
 namespace {
 
@@ -104,7 +78,15 @@ struct Device {
     m.upload(*b, x.data());
     return m;
   }
+  // Also checks that the op kept to its columns: kernels rely on the zeros of the padding.
   Array dense(const Tensor& t) const {
+    std::vector<std::byte> padding(static_cast<size_t>((t.stride - t.cols) * size_of(t.dtype)));
+    for (int64_t r = 0; r < t.rows; ++r) {
+      const int64_t at = (r * t.stride + t.cols) * size_of(t.dtype);
+      b->download(padding.data(), static_cast<const std::byte*>(t.data) + at, padding.size());
+      for (const std::byte value : padding)
+        check<Error>(value == std::byte{0}, "an op wrote beyond column ", t.cols, " of row ", r);
+    }
     Array y({t.rows, t.cols});
     if (t.dtype == DType::f32) {
       for (int64_t r = 0; r < t.rows; ++r)
@@ -339,66 +321,9 @@ struct Network {
   }
 };
 
-// Allocations of `steps` steps along `poses` after one warm-up round, with and without `out`.
-int64_t allocations_of_walk(const std::string& path, const std::string& device, const Image& image,
-                            const py::array_t<double, py::array::c_style>& poses, int64_t budget) {
-  SessionOptions options;
-  options.memory_budget = budget;
-  options.commit_below = 2.0;  // every frame is committed, so that eviction is part of the walk
-  Session session(std::make_shared<Model>(path, device, "auto"), options);
-  std::vector<View> views;
-  for (int64_t i = 0; i < poses.shape(0); ++i)
-    views.push_back({Pose::from_matrix(poses.data(i)), session.default_intrinsics()});
-  std::vector<uint8_t> out(size_t(image.size()));
-  session.observe(image.data(), views[0]);
-  for (const View& view : views) session.step(view);
-  const int64_t before = allocations;
-  for (const View& view : views) {
-    session.step(view);
-    session.step(view, 1e-4, out.data());
-    session.observe(image.data(), view);
-  }
-  return allocations - before;
-}
-
-std::vector<std::string> tiers() {
-  std::vector<std::string> names;
-  for (const cpu::Kernels* kernels : cpu::available_tiers()) names.push_back(kernels->name);
-  return names;
-}
-
-// The runtime's exceptions as the classes of rtfm_rt._core.
-void translate_errors() {
-  py::register_exception_translator([](std::exception_ptr thrown) {
-    const auto raise = [](const char* name, const char* what) {
-      py::set_error(py::module_::import("rtfm_rt").attr(name), what);
-    };
-    try {
-      if (thrown) std::rethrow_exception(thrown);
-    } catch (const PoseError& e) {
-      raise("PoseError", e.what());
-    } catch (const ArgumentError& e) {
-      raise("ArgumentError", e.what());
-    } catch (const ModelError& e) {
-      raise("ModelError", e.what());
-    } catch (const WorldError& e) {
-      raise("WorldError", e.what());
-    } catch (const DeviceError& e) {
-      raise("DeviceError", e.what());
-    } catch (const Error& e) {
-      raise("Error", e.what());
-    }
-  });
-}
-
 }  // namespace
 
-PYBIND11_MODULE(_testing, m) {
-  translate_errors();
-  bind_cache(m);
-  m.def("tiers", &tiers);
-  m.def("allocations", [] { return allocations.load(); });
-  m.def("allocations_of_walk", &allocations_of_walk);
+void bind_ops(py::module_& m) {
   py::class_<Device>(m, "Device")
       .def(py::init<const std::string&, const std::string&, int>(), py::arg("device"),
            py::arg("precision") = "auto", py::arg("threads") = 0)
