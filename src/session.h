@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/check.h"  // the errors that it throws
 #include "src/frame.h"
 #include "src/frame_cache.h"
 #include "src/model.h"
