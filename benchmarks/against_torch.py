@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 import rtfm_rt
 from rtfm_rt.bench import machine
-from rtfm_rt.convert import flow_table
+from rtfm_rt.convert import flow_table, make_manifest
 from rtfm_rt.reference import Block, Config, FrameDiT, View, lift, load, projection, rms
 
 # name: model, context pages
@@ -96,17 +96,8 @@ def write_random_model(path: Path, config: Config) -> None:
         name: torch.randn(t.shape) / max(1, t.shape[-1]) ** 0.5 if t.ndim == 2 else t
         for name, t in FrameDiT(config).state_dict().items()
     }
-    manifest = rtfm_rt.read_info(BUNDLED)["manifest"]
-    manifest.update(
-        name="random",
-        image={"height": config.height, "width": config.image_width},
-        codec={"kind": "patch", "patch": config.patch},
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        head_dim=config.width // config.heads,
-        mlp=config.mlp,
-    )
+    source = {"file": "random", "sha256": "0" * 64}
+    manifest = make_manifest(config, name="random", licence="Apache-2.0", source=source)
     path.write_bytes(safetensors.torch.save(state, {"rtfm": json.dumps(manifest)}))
 
 

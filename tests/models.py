@@ -12,40 +12,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from rtfm_rt.convert import flow_table
+from rtfm_rt.convert import make_manifest
 from rtfm_rt.reference import Config, FrameDiT, View, load
 
 TINY = Config(height=16, image_width=24, patch=8, width=32, layers=2, heads=2, mlp=64)
-
-
-def manifest_of(config: Config, **changes: Any) -> dict[str, Any]:
-    manifest = {
-        "format": 1,
-        "family": "frame_dit",
-        "name": "random",
-        "licence": "Apache-2.0",
-        "source": {"file": "random", "sha256": "0" * 64},
-        "requires": [],
-        "image": {"height": config.height, "width": config.image_width},
-        "codec": {"kind": "patch", "patch": config.patch},
-        "width": config.width,
-        "layers": config.layers,
-        "heads": config.heads,
-        "head_dim": config.width // config.heads,
-        "mlp": config.mlp,
-        "camera": {"fx": 0.65, "fy": 0.8, "world_scale": config.world_scale},
-        "steps": 2,
-        "samplers": {str(n): flow_table(n) for n in (1, 2, 4)},
-        "retrieval": {
-            "context": 4,
-            "sinks": 1,
-            "recent": 1,
-            "near": 0.3,
-            "far": 10.0,
-            "commit_below": 0.9,
-        },
-    }
-    return {**manifest, **changes}
 
 
 def write_model(
@@ -71,7 +41,11 @@ def write_model(
             values = 0.3 * values
         stored = dtype if tensor.ndim == 2 and not name.startswith("time.") else "float32"
         state[name] = values.to(getattr(torch, stored))
-    text = json.dumps(manifest_of(config, **changes))
+    source = {"file": "random", "sha256": "0" * 64}
+    manifest = make_manifest(
+        config, name="random", licence="Apache-2.0", source=source, fx=0.65, fy=0.8
+    )
+    text = json.dumps({**manifest, **changes})
     path.write_bytes(safetensors.torch.save(state, {"rtfm": text}))
     return load(str(path), torch.float64)[0]
 

@@ -64,6 +64,40 @@ def flow_table(steps: int) -> list[list[float]]:
     return rows
 
 
+def make_manifest(
+    config: Config,
+    *,
+    name: str,
+    licence: str,
+    source: dict[str, str],
+    steps: int = 2,
+    tables: tuple[int, ...] = (1, 2, 4),
+    fx: float = FOCAL,
+    fy: float = FOCAL,
+    retrieval: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a `frame_dit` model; arguments as for `convert`."""
+    return {
+        "format": 1,
+        "family": "frame_dit",
+        "name": name,
+        "licence": licence,
+        "source": source,
+        "requires": [],
+        "image": {"height": config.height, "width": config.image_width},
+        "codec": {"kind": "patch", "patch": config.patch},
+        "width": config.width,
+        "layers": config.layers,
+        "heads": config.heads,
+        "head_dim": config.width // config.heads,
+        "mlp": config.mlp,
+        "camera": {"fx": fx, "fy": fy, "world_scale": config.world_scale},
+        "steps": steps,
+        "samplers": {str(n): flow_table(n) for n in tables},
+        "retrieval": {**RETRIEVAL, **(retrieval or {})},
+    }
+
+
 def convert(
     checkpoint: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -93,25 +127,17 @@ def convert(
     metadata, tensors = _open(source, content)
     config = _config(source, metadata, tensors, world_scale)
     state = _rename(source, config, tensors)
-    manifest = {
-        "format": 1,
-        "family": "frame_dit",
-        "name": name,
-        "licence": licence,
-        "source": {"file": source.name, "sha256": hashlib.sha256(content).hexdigest()},
-        "requires": [],
-        "image": {"height": config.height, "width": config.image_width},
-        "codec": {"kind": "patch", "patch": config.patch},
-        "width": config.width,
-        "layers": config.layers,
-        "heads": config.heads,
-        "head_dim": config.width // config.heads,
-        "mlp": config.mlp,
-        "camera": {"fx": fx, "fy": fy, "world_scale": world_scale},
-        "steps": steps,
-        "samplers": {str(n): flow_table(n) for n in tables},
-        "retrieval": {**RETRIEVAL, **(retrieval or {})},
-    }
+    manifest = make_manifest(
+        config,
+        name=name,
+        licence=licence,
+        source={"file": source.name, "sha256": hashlib.sha256(content).hexdigest()},
+        steps=steps,
+        tables=tables,
+        fx=fx,
+        fy=fy,
+        retrieval=retrieval,
+    )
     stored = {key: value.to(_stored_dtype(key, value, dtype)) for key, value in state.items()}
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
