@@ -15,7 +15,7 @@ namespace {
 
 using namespace py::literals;
 
-struct Memory {
+struct MemoryView {  // what Python calls Memory
   std::shared_ptr<Session> session;
 };
 
@@ -178,22 +178,23 @@ void bind_model(py::module_& m) {
 }
 
 void bind_memory(py::module_& m) {
-  py::class_<Memory>(m, "Memory",
-                     "What a session remembers. Reading it counts as using the session.")
+  py::class_<MemoryView>(m, "Memory",
+                         "What a session remembers. Reading it counts as using the session.")
       .def("__len__",
-           [](const Memory& self) {
-             return self.session->with_memory([](const FrameCache& c) { return c.size(); });
+           [](const MemoryView& self) {
+             return self.session->with_memory([](const Memory& m) { return m.frames().size(); });
            })
       .def_property_readonly(
           "ids",
-          [](const Memory& self) {
-            return self.session->with_memory([](const FrameCache& c) { return c.ids(); });
+          [](const MemoryView& self) {
+            return self.session->with_memory([](const Memory& m) { return m.frames().ids(); });
           },
           "Ids of the remembered frames, oldest first.")
       .def_property_readonly(
           "poses",
-          [](const Memory& self) {
-            return self.session->with_memory([](const FrameCache& c) {
+          [](const MemoryView& self) {
+            return self.session->with_memory([](const Memory& m) {
+              const FrameCache& c = m.frames();
               const std::vector<int64_t> ids = c.ids();
               py::array_t<double> poses({py::ssize_t(ids.size()), py::ssize_t(4), py::ssize_t(4)});
               for (size_t i = 0; i < ids.size(); ++i) {
@@ -206,40 +207,57 @@ void bind_memory(py::module_& m) {
           "Their poses, (n, 4, 4) float64, in the order of `ids`.")
       .def_property_readonly(
           "bytes",
-          [](const Memory& self) {
-            const int64_t page = self.session->page_bytes();
-            return self.session->with_memory([&](const FrameCache& c) { return c.size() * page; });
+          [](const MemoryView& self) {
+            return self.session->with_memory([](const Memory& m) { return m.bytes(); });
           },
-          "Bytes of the pages in use.")
+          "Bytes in use: the pixels of all frames, and the pages at hand.")
       .def_property_readonly(
-          "budget", [](const Memory& self) { return *self.session->options().memory_budget; },
-          "Bytes that pages may take.")
+          "budget", [](const MemoryView& self) { return *self.session->options().memory_budget; },
+          "Bytes that pixels and pages may take.")
       .def_property_readonly(
           "evicted",
-          [](const Memory& self) {
-            return self.session->with_memory([](const FrameCache& c) { return c.evicted(); });
+          [](const MemoryView& self) {
+            return self.session->with_memory([](const Memory& m) { return m.frames().evicted(); });
           },
           "Frames forgotten so far to stay within the budget.")
+      .def_property_readonly(
+          "resident",
+          [](const MemoryView& self) {
+            return self.session->with_memory([](const Memory& m) { return m.resident(); });
+          },
+          "Frames whose pages are at hand; the others are encoded again when they are wanted.")
+      .def(
+          "image",
+          [](const MemoryView& self, int64_t id) {
+            const Manifest& manifest = self.session->model().manifest();
+            py::array_t<uint8_t> image({manifest.image_height, manifest.image_width, 3});
+            self.session->with_memory([&](const Memory& m) {
+              std::copy_n(m.image(m.frames().slot_of(id)), image.size(), image.mutable_data());
+            });
+            return image;
+          },
+          "id"_a, "A copy of a remembered frame's pixels, uint8 (height, width, 3).")
       .def(
           "nearest",
-          [](const Memory& self, const py::object& pose, int k) {
+          [](const MemoryView& self, const py::object& pose, int k) {
             const Pose from = to_pose(pose);
             check<ArgumentError>(k >= 1, "k: expected 1 or more, got ", k);
             return self.session->with_memory(
-                [&](const FrameCache& c) { return c.nearest(from, k); });
+                [&](const Memory& m) { return m.frames().nearest(from, k); });
           },
           "pose"_a, "k"_a = 1, "Ids of the k frames seen from nearest to `pose`, nearest first.")
       .def(
           "coverage",
-          [](const Memory& self, const py::object& pose, const py::object& intrinsics) {
+          [](const MemoryView& self, const py::object& pose, const py::object& intrinsics) {
             const View view = to_view(*self.session, pose, intrinsics);
-            return self.session->with_memory([&](const FrameCache& c) { return c.coverage(view); });
+            return self.session->with_memory(
+                [&](const Memory& m) { return m.frames().coverage(view); });
           },
           "pose"_a, "intrinsics"_a = py::none(),
           "Share of the view that all remembered frames together have seen, 0 to 1.")
       .def(
           "update_pose",
-          [](const Memory& self, int64_t id, const py::object& pose) {
+          [](const MemoryView& self, int64_t id, const py::object& pose) {
             self.session->update_pose(id, to_pose(pose));
           },
           "id"_a, "pose"_a,
@@ -301,7 +319,7 @@ void bind_session(py::module_& m) {
           },
           "Counts since the start, and latencies in seconds over the last 1024 steps.")
       .def_property_readonly(
-          "memory", [](const std::shared_ptr<Session>& self) { return Memory{self}; },
+          "memory", [](const std::shared_ptr<Session>& self) { return MemoryView{self}; },
           "What the session remembers.")
       .def_property_readonly(
           "model",

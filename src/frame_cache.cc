@@ -182,6 +182,7 @@ void FrameCache::take(int32_t slot, Plan& plan, uint64_t& left) {
   left &= ~masks_[slot];
   plan.slots[plan.count] = slot;
   plan.ids[plan.count] = ids_[slot];
+  plan.seen[plan.count] = masks_[slot];
   ++plan.count;
 }
 

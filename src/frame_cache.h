@@ -26,6 +26,7 @@ struct Plan {  // the context of one frame: sinks, the latest (newest first), th
   int count = 0;
   int32_t slots[kMaxContext];  // page slots
   int64_t ids[kMaxContext];    // frame ids
+  uint64_t seen[kMaxContext];  // of the 64 points of the query frustum, those each has seen
   double support = 0;          // share of the query frustum that these frames have seen, 0..1
 };
 
@@ -83,7 +84,8 @@ class FrameCache {
   int64_t evicted() const { return evicted_; }
   std::vector<int64_t> ids() const;  // in order of insertion
   const View& view(int32_t slot) const { return views_[slot]; }
-  View view_of(int64_t id) const { return views_[slot_of(id)]; }  // throws WorldError, unknown id
+  int32_t slot_of(int64_t id) const;                              // throws WorldError, unknown id
+  View view_of(int64_t id) const { return views_[slot_of(id)]; }  // the same
 
  private:
   static constexpr int kWitnesses = 3;
@@ -96,8 +98,7 @@ class FrameCache {
   float proxy(const Frustum& a, const Frustum& b) const;                   // distance of two frusta
   bool stands_in(int32_t newer, int32_t older) const;
 
-  int32_t find(int64_t id) const;     // slot, or -1
-  int32_t slot_of(int64_t id) const;  // throws WorldError
+  int32_t find(int64_t id) const;  // slot, or -1
   void put(int32_t slot, const View& view);
   int32_t evict();  // the slot it frees
   void consider(int32_t newer, int32_t older);

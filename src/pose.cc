@@ -122,6 +122,19 @@ void check_intrinsics(const Intrinsics& k) {
                        k.fy, "); they are in units of image width and height, so divide pixels");
 }
 
+Pose extrapolate(const Pose& before, const Pose& now) {
+  // the turn in the camera's own axes, beforeᵀ · now, once more
+  const Mat3 turn = transposed_product(before.rotation, now.rotation);
+  Pose next;
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j)
+      next.rotation[3 * i + j] = now.rotation[3 * i] * turn[j] +
+                                 now.rotation[3 * i + 1] * turn[3 + j] +
+                                 now.rotation[3 * i + 2] * turn[6 + j];
+  for (int i = 0; i < 3; ++i) next.position[i] = 2 * now.position[i] - before.position[i];
+  return next;
+}
+
 Mat4 camera_transform(const View& query, const View& page, double world_scale) {
   const Vec3 offset = {page.pose.position[0] - query.pose.position[0],
                        page.pose.position[1] - query.pose.position[1],

@@ -25,6 +25,9 @@ struct Pose {
   Vec3 axis(int i) const { return {rotation[i], rotation[3 + i], rotation[6 + i]}; }
 };
 
+// Where the motion from `before` to `now` leads next, at the same velocities.
+Pose extrapolate(const Pose& before, const Pose& now);
+
 // Focal lengths in units of image width and height; the principal point is the image centre.
 struct Intrinsics {
   double fx, fy;

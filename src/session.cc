@@ -2,7 +2,9 @@
 #include "src/session.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <span>
 
 #include "src/check.h"
 #include "src/sampler.h"
@@ -11,7 +13,6 @@ namespace rtfm {
 namespace {
 
 constexpr int64_t kDefaultBudget = int64_t{512} << 20;
-constexpr int64_t kMostPages = int64_t{1} << 20;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -56,13 +57,6 @@ SessionOptions complete(SessionOptions o, const Manifest& m) {
   return o;
 }
 
-int64_t capacity(const SessionOptions& o, int64_t page_bytes) {
-  const int64_t least = *o.sinks + *o.recent + 1, pages = *o.memory_budget / page_bytes;
-  check<ArgumentError>(pages >= least, "memory_budget: expected at least ", least * page_bytes,
-                       " bytes (", least, " frames of ", page_bytes, "), got ", *o.memory_budget);
-  return std::min(pages, kMostPages);
-}
-
 Retrieval retrieval(const SessionOptions& o, const Manifest& m) {
   return {.context = *o.context,
           .sinks = *o.sinks,
@@ -85,10 +79,10 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       backend_(model_->make_session_backend(options_.threads)),
       workspace_(model_->network().make_workspace(backend_, *options_.context)),
       page_layout_(model_->network().page_layout(*backend_)),
-      cache_(retrieval(options_, model_->manifest()), capacity(options_, page_layout_.bytes())),
-      pages_(backend_, cache_.capacity() * page_layout_.bytes()),
       image_(backend_,
-             int64_t(model_->manifest().image_height) * model_->manifest().image_width * 3) {
+             int64_t(model_->manifest().image_height) * model_->manifest().image_width * 3),
+      memory_(backend_, retrieval(options_, model_->manifest()), page_layout_.bytes(),
+              image_.bytes(), *options_.memory_budget) {
   for (int i = 0; i < kPooledFrames; ++i)
     pool_.push_back(std::make_shared<Pixels>(size_t(image_.bytes())));
   latencies_.reserve(kWindow);
@@ -112,10 +106,12 @@ Frame Session::step(const View& view, std::optional<double> deadline, uint8_t* o
   check_deadline(deadline);
   if (!deadline) deadline = options_.deadline;
 
-  const Plan plan = cache_.plan(view);
-  Frame frame = generate(view, plan, affordable_steps(deadline));
-  frame.committed = plan.support < *options_.commit_below;
+  const Context context = recall(memory_.frames().plan(view), false);
+  Frame frame = generate(view, context, affordable_steps(deadline));
+  frame.committed = context.remembered < *options_.commit_below;
   if (frame.committed) commit(next_id_, view, frame.pixels->data());
+  if (context.complete && !frame.committed) prefetch(view);
+  last_pose_ = view.pose;
   if (out) std::copy(frame.pixels->begin(), frame.pixels->end(), out);
   ++next_id_;
 
@@ -129,28 +125,85 @@ Frame Session::imagine(const View& view) {
   const Busy busy(*this);
   const Clock::time_point start = Clock::now();
   check_intrinsics(view.intrinsics);
-  Frame frame = generate(view, cache_.peek(view), steps());
+  Frame frame = generate(view, recall(memory_.frames().peek(view), true), steps());
   frame.latency = seconds_since(start);
   return frame;
 }
 
 void Session::update_pose(int64_t id, const Pose& pose) {
   const Busy busy(*this);
-  cache_.update_view(id, {pose, cache_.view_of(id).intrinsics});
+  FrameCache& frames = memory_.frames();
+  frames.update_view(id, {pose, frames.view_of(id).intrinsics});
 }
 
-// Context → denoise → decode; touches nothing that a later frame depends on.
-Frame Session::generate(const View& view, const Plan& plan, int steps) {
+// Of the planned frames whose pages are not at hand: the one that shows most of the view beyond
+// what the others show; -1 if all are.
+int Session::most_missed(const Plan& plan) const {
+  const int wanted = std::min(plan.count, *options_.context);
+  uint64_t shown = 0;
+  for (int i = 0; i < wanted; ++i)
+    if (memory_.has_page(plan.slots[i])) shown |= plan.seen[i];
+  int most = -1, best = -1;
+  for (int i = 0; i < wanted; ++i) {
+    const int adds = std::popcount(plan.seen[i] & ~shown);
+    if (!memory_.has_page(plan.slots[i]) && adds > best) most = i, best = adds;
+  }
+  return most;
+}
+
+// The first `context` frames of the plan whose pages are at hand. One that is not is encoded again;
+// for the others the plan's spares stand in until later steps encode them, so that a step costs one
+// read pass more at most. Dreaming leaves no trace: it encodes into scratch.
+Session::Context Session::recall(const Plan& plan, bool dreaming) {
   check<WorldError>(plan.count > 0, "step: expected a world with at least one frame, got an empty ",
                     "one; call observe(image, pose) first");
+  const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
+  const int missed = most_missed(plan);
+  Context context;
+  context.complete = missed < 0;
+  uint64_t seen = 0, remembered = 0;
+  for (int i = 0; i < plan.count && context.count < *options_.context; ++i) {
+    const int32_t slot = plan.slots[i];
+    if (i < *options_.context) remembered |= plan.seen[i];
+    if (i != missed && !memory_.has_page(slot)) continue;
+    std::byte*& page = context.pages[context.count];
+    if (i == missed) {
+      page = dreaming ? memory_.scratch_page() : memory_.assign_page(slot, planned);
+      encode(memory_.image(slot), page);
+    } else {
+      page = dreaming ? memory_.peek_page(slot) : memory_.use_page(slot);
+    }
+    context.slots[context.count] = slot;
+    context.ids[context.count++] = plan.ids[i];
+    seen |= plan.seen[i];
+  }
+  context.support = std::popcount(seen) / 64.0;
+  context.remembered = std::popcount(remembered) / 64.0;
+  return context;
+}
+
+// A step that had nothing else to encode looks one step ahead along the motion since the last one,
+// and encodes the page that will be missed most there.
+void Session::prefetch(const View& view) {
+  if (!last_pose_ || memory_.resident() == memory_.frames().size()) return;
+  const Plan plan = memory_.frames().peek({extrapolate(*last_pose_, view.pose), view.intrinsics});
+  const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
+  const int missed = most_missed(plan);
+  if (missed < 0) return;
+  const int32_t slot = plan.slots[missed];
+  encode(memory_.image(slot), memory_.assign_page(slot, planned));
+}
+
+// Gather → denoise → decode; touches nothing that a later frame depends on.
+Frame Session::generate(const View& view, const Context& context, int steps) {
   const Manifest& m = model_->manifest();
   const FrameDit& network = model_->network();
-  for (int i = 0; i < plan.count; ++i)
-    network.gather(*backend_, workspace_, page(plan.slots[i]), 1 + i,
-                   camera_transform(view, cache_.view(plan.slots[i]), m.world_scale));
+  for (int i = 0; i < context.count; ++i)
+    network.gather(*backend_, workspace_, context.pages[i], 1 + i,
+                   camera_transform(view, memory_.frames().view(context.slots[i]), m.world_scale));
 
   const Clock::time_point start = Clock::now();
-  sample(*backend_, network, workspace_, m.samplers.at(steps), plan.count,
+  sample(*backend_, network, workspace_, m.samplers.at(steps), context.count,
          {options_.seed, uint64_t(next_id_)});
   denoising_ = seconds_since(start);
 
@@ -166,14 +219,14 @@ Frame Session::generate(const View& view, const Plan& plan, int steps) {
   backend_->download(frame.pixels->data(), image_.data(), image_.bytes());
   frame.id = next_id_;
   frame.steps = steps;
-  frame.context_size = plan.count;
-  std::copy_n(plan.ids, plan.count, frame.context.begin());
-  frame.support = plan.support;
+  frame.context_size = context.count;
+  std::copy_n(context.ids, context.count, frame.context.begin());
+  frame.support = context.support;
   return frame;
 }
 
-// The read pass starts from pixels, so a world can be made again from its images and poses.
-void Session::commit(int64_t id, const View& view, const uint8_t* image) {
+// The read pass starts from pixels: a page can be made again at any time, and so can a world.
+void Session::encode(const uint8_t* image, std::byte* page) {
   const Manifest& m = model_->manifest();
   backend_->upload(image_.data(), image, image_.bytes());
   const Tensor& tokens = workspace_.x_operand;
@@ -183,7 +236,12 @@ void Session::commit(int64_t id, const View& view, const uint8_t* image) {
                       .height = m.image_height,
                       .width = m.image_width,
                       .patch = m.patch});
-  model_->network().read(*backend_, workspace_, page(cache_.insert(id, view)));
+  model_->network().read(*backend_, workspace_, page);
+}
+
+void Session::commit(int64_t id, const View& view, const uint8_t* image) {
+  const int32_t slot = memory_.insert(id, view, image);
+  encode(image, memory_.assign_page(slot, {}));
 }
 
 std::shared_ptr<Pixels> Session::borrow_pixels() {

@@ -12,7 +12,7 @@
 
 #include "src/check.h"  // the errors that it throws
 #include "src/frame.h"
-#include "src/frame_cache.h"
+#include "src/memory.h"
 #include "src/model.h"
 
 namespace rtfm {
@@ -21,7 +21,7 @@ struct SessionOptions {  // what is not set comes from the model's manifest
   uint64_t seed = 0;
   int threads = 0;  // 0: one per CPU
   std::optional<int> context, sinks, recent, steps;
-  std::optional<int64_t> memory_budget;  // bytes of pages; 512 MiB
+  std::optional<int64_t> memory_budget;  // bytes of pixels and pages; 512 MiB
   std::optional<double> commit_below;    // commit generated frames with less support; 0: never
   std::optional<double> deadline;        // seconds for a step; none
 };
@@ -49,23 +49,22 @@ class Session {
   // The frame that step(view) would return now; nothing is committed and nothing changes.
   Frame imagine(const View& view);
 
-  void update_pose(int64_t id,
-                   const Pose& pose);  // a map correction: the page moves, not re-encoded
+  // A map correction: the frame moves, nothing is encoded again.
+  void update_pose(int64_t id, const Pose& pose);
 
   const Model& model() const { return *model_; }
   std::shared_ptr<const Model> shared_model() const { return model_; }
-  // f(const FrameCache&), while no other thread changes it.
+  // f(const Memory&), while no other thread changes it.
   template <class F>
   auto with_memory(F&& f) {
     const Busy busy(*this);
-    return f(std::as_const(cache_));
+    return f(std::as_const(memory_));
   }
   const SessionOptions& options() const { return options_; }
   Intrinsics default_intrinsics() const;
   std::string device() const { return backend_->name(); }
   int threads() const { return backend_->threads(); }
   int steps() const { return *options_.steps; }
-  int64_t page_bytes() const { return page_layout_.bytes(); }
   Stats stats() const;  // from any thread
 
  private:
@@ -84,8 +83,20 @@ class Session {
 
   using Clock = std::chrono::steady_clock;
 
-  Frame generate(const View& view, const Plan& plan, int steps);
-  std::byte* page(int32_t slot) const { return pages_.data() + slot * page_layout_.bytes(); }
+  struct Context {  // what one frame attends to
+    int count = 0;
+    int32_t slots[kMaxContext];
+    int64_t ids[kMaxContext];
+    std::byte* pages[kMaxContext];
+    double support = 0;     // share of the view that these have seen
+    double remembered = 0;  // ... that they would have with every page at hand
+    bool complete = true;   // every page was at hand
+  };
+  int most_missed(const Plan& plan) const;
+  Context recall(const Plan& plan, bool dreaming);
+  void prefetch(const View& view);
+  Frame generate(const View& view, const Context& context, int steps);
+  void encode(const uint8_t* image, std::byte* page);
   void commit(int64_t id, const View& view, const uint8_t* image);
   std::shared_ptr<Pixels> borrow_pixels();
   int affordable_steps(std::optional<double> deadline) const;
@@ -96,10 +107,10 @@ class Session {
   std::shared_ptr<Backend> backend_;
   Workspace workspace_;
   PageLayout page_layout_;
-  FrameCache cache_;
-  Buffer pages_;  // [capacity] pages
   Buffer image_;  // [height, width, 3] uint8 on the device: what came in or goes out
+  Memory memory_;
   int64_t next_id_ = 0;
+  std::optional<Pose> last_pose_;  // of the last step, to look ahead from
 
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;

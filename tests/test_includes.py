@@ -25,6 +25,8 @@ ORDER = [
     "src/model",
     "src/sampler",
     "src/frame_cache",
+    "src/page_pool",
+    "src/memory",
     "src/frame",
     "src/session",
     "python/convert",

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/memory.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "src/check.h"
+
+namespace rtfm {
+namespace {
+
+constexpr int64_t kMostFrames = 32768;  // what the exact scan should be asked to look at
+constexpr int kSpares = 4;              // frames planned beyond the context
+
+Retrieval with_spares(Retrieval r, int64_t pages) {
+  r.context = int(std::min<int64_t>({r.context + kSpares, kMaxContext, pages - 1}));
+  return r;
+}
+
+}  // namespace
+
+Memory::Capacity Memory::capacity(const Retrieval& retrieval, int64_t page_bytes,
+                                  int64_t image_bytes, int64_t budget) {
+  const int64_t together = budget / (page_bytes + image_bytes);
+  const int64_t frames = std::min(std::max(budget / 4 / image_bytes, together), kMostFrames);
+  const int64_t pages = std::min((budget - frames * image_bytes) / page_bytes, kMostFrames);
+  const int64_t least = retrieval.context + 1;
+  check<ArgumentError>(frames >= least && pages >= least, "memory_budget: expected at least ",
+                       least * (page_bytes + image_bytes), " bytes (a context and a new frame, ",
+                       least, " frames of ", page_bytes + image_bytes, "), got ", budget);
+  return {frames, pages};
+}
+
+Memory::Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval,
+               int64_t page_bytes, int64_t image_bytes, int64_t budget)
+    : Memory(backend, retrieval, page_bytes, image_bytes,
+             capacity(retrieval, page_bytes, image_bytes, budget)) {}
+
+Memory::Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval,
+               int64_t page_bytes, int64_t image_bytes, const Capacity& capacity)
+    : page_bytes_(page_bytes),
+      image_bytes_(image_bytes),
+      frames_(with_spares(retrieval, capacity.pages), capacity.frames),
+      pool_(capacity.pages, capacity.frames),
+      pages_(backend, (capacity.pages + 1) * page_bytes),
+      images_(static_cast<uint8_t*>(std::calloc(size_t(capacity.frames), size_t(image_bytes)))) {
+  if (!images_) throw std::bad_alloc();
+}
+
+int32_t Memory::insert(int64_t id, const View& view, const uint8_t* image) {
+  const int32_t slot = frames_.insert(id, view);
+  pool_.release(slot);  // of a frame that was forgotten to make room
+  std::memcpy(images_.get() + slot * image_bytes_, image, size_t(image_bytes_));
+  return slot;
+}
+
+std::byte* Memory::assign_page(int32_t slot, std::span<const int32_t> keep) {
+  return page(pool_.assign(slot, keep));
+}
+
+}  // namespace rtfm

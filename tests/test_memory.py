@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A world larger than its pages: nothing is forgotten, nothing stalls, dreams leave no trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rtfm_rt
+from models import turn, write_model
+from rtfm_rt.reference import Config
+
+DEEP = Config(height=16, image_width=16, patch=8, width=64, layers=8, heads=2, mlp=64)
+PAGE = 8 * 2 * 4 * 64 * 4  # layers, K and V, tokens, width, bytes
+IMAGE = 16 * 16 * 3
+SMALL = 12 * PAGE  # room for 71 frames and 8 pages
+FRAMES = 60  # one every 6 degrees
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("memory") / "deep.safetensors"
+    write_model(path, DEEP, 9)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (FRAMES, 16, 16, 3), np.uint8)
+
+
+def observed(deep: str, pictures: np.ndarray, budget: int | None) -> rtfm_rt.Session:
+    """A world of pictures all around, to which steps add nothing."""
+    session = rtfm_rt.Session(
+        deep, device="cpu:portable", memory_budget=budget, commit_below=0, threads=1
+    )
+    for i, picture in enumerate(pictures):
+        session.observe(picture, turn(6 * i))
+    return session
+
+
+def test_all_frames_are_kept_though_few_pages_fit(deep, pictures):
+    memory = observed(deep, pictures, SMALL).memory
+    assert len(memory) == FRAMES and memory.evicted == 0
+    assert 5 <= memory.resident < 12
+    assert memory.bytes == memory.resident * PAGE + FRAMES * IMAGE <= SMALL
+    assert all(np.array_equal(memory.image(i), pictures[i]) for i in range(FRAMES))
+
+
+def test_a_place_left_long_ago_is_the_same_place(deep, pictures):
+    """What was dropped is encoded again from its pixels, to the bit."""
+    small, large = observed(deep, pictures, SMALL), observed(deep, pictures, None)
+    assert large.memory.resident == FRAMES
+    for angle in (100, 280, 10, 190):
+        for _ in range(small.context):  # one page a step comes back
+            one, other = small.step(turn(angle)), large.step(turn(angle))
+        assert one.context == other.context and one.support == other.support
+        assert np.array_equal(one, other)
+
+
+def test_a_miss_costs_one_page_a_step_the_most_useful_first(deep, pictures):
+    session, large = (observed(deep, pictures, budget) for budget in (SMALL, None))
+    best = large.step(turn(180))
+    supports = [session.step(turn(180)).support for _ in range(session.context)]
+    assert supports[0] > 0.5 and supports == sorted(supports) and supports[-1] == best.support
+
+
+def test_walking_on_finds_its_pages_ready(deep, pictures):
+    """At a steady pace the page wanted next is encoded one step ahead."""
+    small, large = observed(deep, pictures, SMALL), observed(deep, pictures, None)
+    ready = 0
+    for i in range(2 * FRAMES):
+        pose = turn(6 * i + 3)
+        ready += small.step(pose).context == large.step(pose).context
+    assert ready >= 0.9 * 2 * FRAMES
+
+
+def test_dreams_leave_no_trace_when_pages_are_missing(deep, pictures):
+    dreamer, twin = observed(deep, pictures, SMALL), observed(deep, pictures, SMALL)
+    for angle in (90, 200, 95, 300):
+        dreams = dreamer.imagine([turn(angle), turn(angle + 120), turn(angle)])
+        assert np.array_equal(dreams[0], dreams[2])
+        real = dreamer.step(turn(angle))
+        assert np.array_equal(real, dreams[0]) and real.context == dreams[0].context
+        assert np.array_equal(real, twin.step(turn(angle)))
+        assert dreamer.memory.resident == twin.memory.resident
+
+
+def test_views_are_not_committed_again_because_their_pages_are_missing(deep, pictures):
+    session = rtfm_rt.Session(
+        deep, device="cpu:portable", memory_budget=SMALL, commit_below=0.9, threads=1
+    )
+    for i, picture in enumerate(pictures):
+        session.observe(picture, turn(6 * i))
+    for angle in range(0, 720, 37):
+        session.step(turn(angle))
+    assert len(session.memory) == FRAMES
+
+
+def test_the_image_of_a_committed_frame(session):
+    frame = session.step(turn(70))
+    assert frame.committed
+    assert np.array_equal(session.memory.image(frame.id), frame)
+    with pytest.raises(rtfm_rt.WorldError, match="99"):
+        session.memory.image(99)
+
+
+def test_a_full_memory_forgets_and_goes_on(deep, pictures):
+    session = rtfm_rt.Session(deep, device="cpu:portable", memory_budget=SMALL, threads=1)
+    for round_ in range(3):
+        for i, picture in enumerate(pictures):
+            session.observe(picture, turn(6 * i + round_))
+            assert session.memory.bytes <= SMALL
+    memory = session.memory
+    assert memory.evicted == 3 * FRAMES - len(memory) and memory.ids[0] == 0
+    for i in memory.ids:
+        assert np.array_equal(memory.image(i), pictures[i % FRAMES])
+    contexts = [session.step(turn(33)).context for _ in range(session.context)]
+    assert len(contexts[-1]) == session.context
