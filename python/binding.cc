@@ -70,6 +70,13 @@ View to_view(const Session& session, const py::object& pose, const py::object& i
   return {to_pose(pose), to_intrinsics(intrinsics, session.default_intrinsics())};
 }
 
+void restore_world(Session& session, const py::dict& saved,
+                   const py::array_t<uint8_t, py::array::c_style>& images) {
+  const World world = to_world(saved, images.size(), session.model().manifest());
+  const py::gil_scoped_release release;
+  session.restore(world, images.data());
+}
+
 std::string represent(const Frame& f) {
   std::ostringstream s;
   s.precision(3);
@@ -310,6 +317,17 @@ void bind_session(py::module_& m) {
           },
           "poses"_a, py::kw_only(), "intrinsics"_a = py::none(),
           "For each pose the frame that step(pose) would return now. Nothing is committed.")
+      .def(
+          "_world", [](Session& self) { return from_world(self.world()); },
+          "What `save` writes down, but for the images.")
+      .def("_options",
+           [](const Session& self) {
+             const SessionOptions& o = self.options();
+             return py::dict("seed"_a = o.seed, "context"_a = *o.context, "sinks"_a = *o.sinks,
+                             "recent"_a = *o.recent, "steps"_a = *o.steps,
+                             "commit_below"_a = *o.commit_below);
+           })
+      .def("_restore", &restore_world, "world"_a, "images"_a)
       .def(
           "stats",
           [](const Session& self) {

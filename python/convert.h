@@ -4,6 +4,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <optional>
 #include <string>
@@ -90,6 +91,51 @@ std::optional<T> to_option(const py::object& object, const char* name, const cha
 inline py::array_t<double> from_pose(const Pose& pose) {
   const std::array<double, 16> m = pose.matrix();
   return py::array_t<double>({4, 4}, m.data());
+}
+
+// ids, by_use, with_page: int64; poses (n, 4, 4) and intrinsics (n, 2): float64
+inline py::dict from_world(const World& w) {
+  const auto count = py::ssize_t(w.ids.size());
+  py::array_t<double> poses({count, py::ssize_t(4), py::ssize_t(4)});
+  py::array_t<double> intrinsics({count, py::ssize_t(2)});
+  for (py::ssize_t i = 0; i < count; ++i) {
+    const View& view = w.views[size_t(i)];
+    const std::array<double, 16> matrix = view.pose.matrix();
+    std::copy(matrix.begin(), matrix.end(), poses.mutable_data(i));
+    *intrinsics.mutable_data(i, 0) = view.intrinsics.fx;
+    *intrinsics.mutable_data(i, 1) = view.intrinsics.fy;
+  }
+  const auto array = [](const std::vector<int64_t>& v) {
+    return py::array_t<int64_t>(py::ssize_t(v.size()), v.data());
+  };
+  const py::object last = w.last_pose ? py::object(from_pose(*w.last_pose)) : py::none();
+  py::dict saved;
+  saved["next_id"] = w.next_id, saved["last_pose"] = last;
+  saved["ids"] = array(w.ids), saved["by_use"] = array(w.by_use);
+  saved["with_page"] = array(w.with_page);
+  saved["poses"] = poses, saved["intrinsics"] = intrinsics;
+  return saved;
+}
+
+inline World to_world(const py::dict& saved, py::ssize_t image_values, const Manifest& m) {
+  using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+  World w;
+  w.next_id = saved["next_id"].cast<int64_t>();
+  if (!saved["last_pose"].is_none()) w.last_pose = to_pose(saved["last_pose"]);
+  w.ids = saved["ids"].cast<std::vector<int64_t>>();
+  w.by_use = saved["by_use"].cast<std::vector<int64_t>>();
+  w.with_page = saved["with_page"].cast<std::vector<int64_t>>();
+  const auto poses = saved["poses"].cast<Doubles>(),
+             intrinsics = saved["intrinsics"].cast<Doubles>();
+  const auto count = py::ssize_t(w.ids.size());
+  check<WorldError>(poses.size() == count * 16 && intrinsics.size() == count * 2 &&
+                        image_values == count * m.image_height * m.image_width * 3,
+                    "restore: expected a pose, intrinsics and an image of ", m.image_height, "x",
+                    m.image_width, " for each of ", count, " frames");
+  for (py::ssize_t i = 0; i < count; ++i)
+    w.views.push_back({Pose::from_matrix(poses.data() + i * 16),
+                       {intrinsics.data()[i * 2], intrinsics.data()[i * 2 + 1]}});
+  return w;
 }
 
 }  // namespace rtfm::python

@@ -317,6 +317,16 @@ std::vector<int64_t> FrameCache::ids() const {
   return result;
 }
 
+std::vector<int64_t> FrameCache::ids_by_use() const {
+  std::vector<int32_t> slots = order_;
+  std::stable_sort(slots.begin(), slots.end(), [&](auto a, auto b) { return used_[a] < used_[b]; });
+  std::vector<int64_t> result;
+  for (int32_t s : slots) result.push_back(ids_[s]);
+  return result;
+}
+
+void FrameCache::use(int64_t id) { used_[slot_of(id)] = ++clock_; }
+
 int32_t FrameCache::find(int64_t id) const {
   const auto end = ids_.begin() + size();
   const auto it = std::find(ids_.begin(), end, id);

@@ -83,7 +83,11 @@ class FrameCache {
   int64_t capacity() const { return static_cast<int64_t>(frusta_.size()); }
   int64_t evicted() const { return evicted_; }
   std::vector<int64_t> ids() const;  // in order of insertion
+  // For saving a world: all ids, the least recently used first; and using one again in that order.
+  std::vector<int64_t> ids_by_use() const;
+  void use(int64_t id);  // throws WorldError, unknown id
   const View& view(int32_t slot) const { return views_[slot]; }
+  int64_t id(int32_t slot) const { return ids_[slot]; }
   int32_t slot_of(int64_t id) const;                              // throws WorldError, unknown id
   View view_of(int64_t id) const { return views_[slot_of(id)]; }  // the same
 

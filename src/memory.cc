@@ -22,13 +22,15 @@ Retrieval with_spares(Retrieval r, int64_t pages) {
 
 Memory::Capacity Memory::capacity(const Retrieval& retrieval, int64_t page_bytes,
                                   int64_t image_bytes, int64_t budget) {
-  const int64_t together = budget / (page_bytes + image_bytes);
-  const int64_t frames = std::min(std::max(budget / 4 / image_bytes, together), kMostFrames);
+  const int64_t least = retrieval.context + 1, together = page_bytes + image_bytes;
+  check<ArgumentError>(budget >= least * together, "memory_budget: expected at least ",
+                       least * together, " bytes (a context and a new frame, ", least,
+                       " frames of ", together, "), got ", budget);
+  const int64_t beside_pages = (budget - least * page_bytes) / image_bytes;
+  const int64_t quarter = budget / 4 / image_bytes;
+  const int64_t frames =
+      std::min({std::max(quarter, budget / together), beside_pages, kMostFrames});
   const int64_t pages = std::min((budget - frames * image_bytes) / page_bytes, kMostFrames);
-  const int64_t least = retrieval.context + 1;
-  check<ArgumentError>(frames >= least && pages >= least, "memory_budget: expected at least ",
-                       least * (page_bytes + image_bytes), " bytes (a context and a new frame, ",
-                       least, " frames of ", page_bytes + image_bytes, "), got ", budget);
   return {frames, pages};
 }
 

@@ -37,6 +37,8 @@ class Memory {
   std::byte* assign_page(int32_t slot, std::span<const int32_t> keep);
   std::byte* scratch_page() { return page(int32_t(pool_.pages())); }  // belongs to no frame
 
+  std::vector<int32_t> pages_by_use() const { return pool_.by_use(); }  // slots, oldest use first
+
   int64_t resident() const { return pool_.resident(); }  // frames with a page at hand
   int64_t bytes() const { return resident() * page_bytes_ + frames_.size() * image_bytes_; }
 

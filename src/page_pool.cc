@@ -36,4 +36,13 @@ void PagePool::release(int32_t frame) {
   --resident_;
 }
 
+std::vector<int32_t> PagePool::by_use() const {
+  std::vector<int32_t> frames;
+  for (int32_t frame : owner_)
+    if (frame >= 0) frames.push_back(frame);
+  std::sort(frames.begin(), frames.end(),
+            [&](int32_t a, int32_t b) { return used_[page_of_[a]] < used_[page_of_[b]]; });
+  return frames;
+}
+
 }  // namespace rtfm

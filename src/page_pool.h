@@ -27,6 +27,8 @@ class PagePool {
 
   void release(int32_t frame);  // its page, if it has one, is free
 
+  std::vector<int32_t> by_use() const;  // the frames that have a page, least recently used first
+
  private:
   std::vector<int32_t> page_of_;  // [frames] page, or -1
   std::vector<int32_t> owner_;    // [pages] frame, or -1

@@ -26,6 +26,16 @@ struct SessionOptions {  // what is not set comes from the model's manifest
   std::optional<double> deadline;        // seconds for a step; none
 };
 
+// A world as it is written down: with the images of its frames, all that later frames depend on.
+struct World {
+  int64_t next_id = 0;
+  std::optional<Pose> last_pose;
+  std::vector<int64_t> ids;        // of the remembered frames, in order of insertion
+  std::vector<View> views;         // theirs
+  std::vector<int64_t> by_use;     // the same ids, the least recently used first
+  std::vector<int64_t> with_page;  // ids whose pages are at hand, the least recently used first
+};
+
 struct Stats {
   int64_t frames = 0, late = 0, committed = 0;
   double p50 = 0, p95 = 0, p99 = 0, worst = 0;  // seconds, of the last kWindow steps
@@ -54,6 +64,12 @@ class Session {
 
   const Model& model() const { return *model_; }
   std::shared_ptr<const Model> shared_model() const { return model_; }
+  World world();
+  // Takes over a saved world; images [ids, height, width, 3]. The next frames are those that the
+  // session it came from would have made, to the bit on the same device. Throws WorldError, with
+  // nothing changed, if this session has a world already or the saved one does not fit.
+  void restore(const World& world, const uint8_t* images);
+
   // f(const Memory&), while no other thread changes it.
   template <class F>
   auto with_memory(F&& f) {

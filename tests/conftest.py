@@ -22,6 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="cpu (default): every CPU tier that runs here, amx in software where the CPU lacks or "
         "hides it; or one device such as cpu:avx2 or cuda",
     )
+    parser.addoption("--kills", type=int, default=20, help="how often a saving process is killed")
+    parser.addoption("--flips", type=int, default=300, help="how many single bits are flipped")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -13,6 +13,8 @@ from rtfm_rt import _core
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from rtfm_rt.world import Saved
+
 BUNDLED = ("rooms",)
 
 
@@ -107,6 +109,7 @@ class Session(_core.Session):
         )
         self._worker: ThreadPoolExecutor | None = None
         self._closed = False
+        self._saved: Saved | None = None
 
     def submit(self, pose: Any, *, intrinsics: Any = None, deadline: float | None = None) -> Ticket:
         """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
@@ -127,6 +130,44 @@ class Session(_core.Session):
         return Ticket(
             self._worker.submit(self.step, frozen, intrinsics=intrinsics, deadline=deadline)
         )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the world to a file, so that `load` goes on from here to the bit.
+
+        path: a new file, or the one that this world was last saved to or loaded from: then only new
+        frames are written in full. When it returns everything is on the disk; whatever happens
+        before, the file holds the last world that was saved. Raises WorldError.
+        """
+        from rtfm_rt import world
+
+        self._saved = world.save(self, path, self._saved)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: _core.Model | str | os.PathLike[str] = "rooms",
+        **options: Any,
+    ) -> Session:
+        """A session that goes on where the one that saved `path` was.
+
+        model: the one that the world was made with; another is refused. options: as for the
+        constructor; seed, context, sinks, recent, steps and commit_below come from the file unless
+        given. Raises WorldError, naming the file and what is whole in it.
+        """
+        from rtfm_rt import world
+
+        saved_world, images, saved, made_with = world.load(path)
+        session = cls(model, **{**made_with, **options})
+        found = world.model_hash(session.model.path)
+        if found != saved.model:
+            raise _core.WorldError(
+                f"{os.fspath(path)}: expected the model that the world was made with, "
+                f"{saved.model[:16]}…, got {session.model.path}, {found[:16]}…"
+            )
+        session._restore(saved_world, images)
+        session._saved = saved
+        return session
 
     def close(self) -> None:
         """Waits for submitted frames and ends their thread. Memory goes with the last reference."""

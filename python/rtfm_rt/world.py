@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""World files: one SQLite database with all that a session's later frames depend on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rtfm_rt import _core
+from rtfm_rt._core import WorldError
+
+APPLICATION = 0x7274666D  # "rtfm", in the header of the file
+VERSION = 1  # of the schema, user_version
+PATIENCE = 5.0  # seconds to wait for another process that has the file
+SCHEMA = """
+CREATE TABLE world (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE frames (id INTEGER PRIMARY KEY, pose BLOB NOT NULL, intrinsics BLOB NOT NULL,
+                     image BLOB NOT NULL, checksum INTEGER NOT NULL);
+"""
+ORDERS = ("ids", "by_use", "with_page")  # int64 arrays that are saved whole
+
+
+class Saved(NamedTuple):
+    """What a session knows of its file: the model's hash, the world, and its last revision."""
+
+    model: str
+    world: str
+    revision: str
+
+
+def model_hash(path: str) -> str:
+    """SHA-256 of a model file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save(session: _core.Session, path: str | os.PathLike[str], last: Saved | None) -> Saved:
+    """Writes the world; only frames that the file lacks are written in full.
+
+    path: a new file, or the file that this world was last saved to or loaded from. When it returns
+    everything is on the disk; until then the file holds the world of the last save, whatever
+    happens. Raises WorldError.
+    """
+    path = os.fspath(path)
+    saved = Saved(
+        last.model if last else model_hash(session.model.path),
+        last.world if last else secrets.token_hex(16),
+        secrets.token_hex(16),
+    )
+    with _errors(path), contextlib.closing(_connect(path, "rwc")) as db:
+        # a rollback journal, not WAL: between saves a world is one file, readable from anywhere
+        db.execute("PRAGMA journal_mode=DELETE")
+        db.execute("PRAGMA synchronous=EXTRA")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            _check_same_world(db, path, last)
+            _write(db, session, saved)
+        except BaseException:
+            db.rollback()
+            raise
+        db.commit()
+    return saved
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Saved, dict[str, Any]]:
+    """World, images (n, height, width, 3), identity and options of a world file, all checked."""
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise WorldError(f"{path}: expected a world file, got nothing there")
+    with _errors(path), contextlib.closing(_connect(path, "rw")) as db:
+        db.execute("BEGIN")
+        _check_format(db, path)
+        problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise WorldError(f"{path}: expected a whole file, got a damaged one: {problem}")
+        return _read(db, path)
+
+
+# writing
+
+
+def _write(db: sqlite3.Connection, session: _core.Session, saved: Saved) -> None:
+    world, memory = session._world(), session.memory
+    there = {
+        row[0]: (row[1], row[2]) for row in db.execute("SELECT id, pose, intrinsics FROM frames")
+    }
+    ids = world["ids"].tolist()
+    gone = there.keys() - set(ids)
+    db.executemany("DELETE FROM frames WHERE id = ?", [(id_,) for id_ in gone])
+    for i, id_ in enumerate(ids):
+        pose, intrinsics = world["poses"][i].tobytes(), world["intrinsics"][i].tobytes()
+        if there.get(id_) == (pose, intrinsics):
+            continue
+        image = memory.image(id_).tobytes()
+        row = (id_, pose, intrinsics, image, _checksum(id_, pose, intrinsics, image))
+        db.execute("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?)", row)
+    last_pose = world["last_pose"]
+    values = {
+        "model": saved.model,
+        "model_name": session.model.manifest["name"],
+        "world": saved.world,
+        "revision": saved.revision,
+        "height": session.image_size[0],
+        "width": session.image_size[1],
+        "next_id": world["next_id"],
+        "last_pose": b"" if last_pose is None else last_pose.tobytes(),
+        **{key: world[key].tobytes() for key in ORDERS},
+        "options": json.dumps(session._options()),
+    }
+    values["digest"] = _digest(values)
+    db.execute("DELETE FROM world")
+    db.executemany("INSERT INTO world VALUES (?, ?)", values.items())
+
+
+def _check_same_world(db: sqlite3.Connection, path: str, last: Saved | None) -> None:
+    if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # a new file
+        for statement in filter(str.strip, SCHEMA.split(";")):
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        return
+    _check_format(db, path)
+    values = dict(db.execute("SELECT key, value FROM world"))
+    if last is None or values.get("world") != last.world:
+        raise WorldError(
+            f"{path}: expected a new file or the one that this world was saved to, got another "
+            "world; choose another path, or remove the file"
+        )
+    if values.get("revision") != last.revision:
+        raise WorldError(
+            f"{path}: expected the world as this session last saved or loaded it, got one that "
+            "another session has saved since; choose another path"
+        )
+
+
+# reading
+
+
+def _check_format(db: sqlite3.Connection, path: str) -> None:
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION:
+        raise WorldError(f"{path}: expected a world file, got a database of something else")
+    if version > VERSION:
+        raise WorldError(
+            f"{path}: expected a world file of version {VERSION} or older, got version {version}; "
+            "upgrade rtfm_rt"
+        )
+    if version != VERSION:
+        raise WorldError(f"{path}: expected version {VERSION}, got {version}; the file is damaged")
+
+
+def _read(
+    db: sqlite3.Connection, path: str
+) -> tuple[dict[str, Any], np.ndarray, Saved, dict[str, Any]]:
+    values = dict(db.execute("SELECT key, value FROM world"))
+    if values.pop("digest", None) != _digest(values):
+        raise WorldError(f"{path}: expected a whole file, got one whose description is damaged")
+    orders = {key: np.frombuffer(values[key], np.int64) for key in ORDERS}
+    rows = {row[0]: row for row in db.execute("SELECT * FROM frames")}
+    whole = [id_ for id_, *blobs, sum_ in rows.values() if sum_ == _checksum(id_, *blobs)]
+    expected = orders["ids"].tolist()
+    damaged = sorted(set(expected) - set(whole)) + sorted(rows.keys() - set(expected))
+    if damaged:
+        named = ", ".join(map(str, damaged[:8])) + (", ..." if len(damaged) > 8 else "")
+        raise WorldError(
+            f"{path}: expected {len(expected)} whole frames, got {len(damaged)} damaged or "
+            f"missing: {named}; the other {len(set(expected) & set(whole))} are whole"
+        )
+    ordered = [rows[id_] for id_ in expected]
+    shape = (len(ordered), values["height"], values["width"], 3)
+    pose = values["last_pose"]
+    world = {
+        **orders,
+        "next_id": values["next_id"],
+        "last_pose": np.frombuffer(pose, np.float64).reshape(4, 4) if pose else None,
+        "poses": np.frombuffer(b"".join(r[1] for r in ordered), np.float64).reshape(-1, 4, 4),
+        "intrinsics": np.frombuffer(b"".join(r[2] for r in ordered), np.float64).reshape(-1, 2),
+    }
+    images = np.frombuffer(b"".join(r[3] for r in ordered), np.uint8).reshape(shape)
+    saved = Saved(values["model"], values["world"], values["revision"])
+    return world, images, saved, json.loads(values["options"])
+
+
+# both
+
+
+def _checksum(id_: int, pose: bytes, intrinsics: bytes, image: bytes) -> int:
+    check = zlib.crc32(id_.to_bytes(8, "little"))
+    for blob in (pose, intrinsics, image):
+        check = zlib.crc32(blob, check)
+    return check
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Of everything in the table `world` but itself."""
+    digest = hashlib.sha256()
+    for key in sorted(values):
+        digest.update(repr((key, values[key])).encode())
+    return digest.hexdigest()
+
+
+def _connect(path: str, mode: str) -> sqlite3.Connection:
+    uri = "file:" + "".join(c if c.isalnum() or c in "/._-" else _escape(c) for c in path)
+    db = sqlite3.connect(f"{uri}?mode={mode}", timeout=PATIENCE, isolation_level=None, uri=True)
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    return db
+
+
+def _escape(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
+
+
+@contextlib.contextmanager
+def _errors(path: str) -> Iterator[None]:
+    """SQLite's and the system's errors as WorldError, naming the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise WorldError(
+            f"{path}: expected to read and write it, got: {error}; the world in the file is the "
+            "one of the last save that returned"
+        ) from error
+    except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise WorldError(f"{path}: expected a world file, got a damaged one: {error}") from error
