@@ -26,6 +26,8 @@ CREATE TABLE world (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE frames (id INTEGER PRIMARY KEY, pose BLOB NOT NULL, intrinsics BLOB NOT NULL,
                      image BLOB NOT NULL, checksum INTEGER NOT NULL);
 """
+# what values of a wrong type or length lead to, before their checksums are looked at
+DAMAGE = (sqlite3.Error, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 ORDERS = ("ids", "by_use", "with_page")  # int64 arrays that are saved whole
 
 
@@ -233,5 +235,7 @@ def _errors(path: str) -> Iterator[None]:
             f"{path}: expected to read and write it, got: {error}; the world in the file is the "
             "one of the last save that returned"
         ) from error
-    except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except OSError as error:
+        raise WorldError(f"{path}: expected to read and write it, got: {error}") from error
+    except DAMAGE as error:
         raise WorldError(f"{path}: expected a world file, got a damaged one: {error}") from error
