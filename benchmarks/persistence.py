@@ -40,9 +40,9 @@ DETOURS: dict[str, Callable[[int, Pose], list[Pose]]] = {
 MEMORIES = ("pose-keyed", "recent", "previous")
 
 
-def session(model: str, memory: str, seed: int) -> rtfm_rt.Session:
+def session(model: rtfm_rt.Model, memory: str, seed: int) -> rtfm_rt.Session:
     """A fresh session of one of MEMORIES; `recent` is as large as the model's own context."""
-    context = rtfm_rt.read_info(worlds.model_path(model))["manifest"]["retrieval"]["context"]
+    context = model.manifest["retrieval"]["context"]
     options: dict[str, Any] = {
         "pose-keyed": {},
         "recent": {**_WINDOW, "context": context, "recent": context},
@@ -96,7 +96,7 @@ def mean(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def measure_detour(
-    model: str, memory: str, detour: str, frames: int, rooms: int
+    model: rtfm_rt.Model, memory: str, detour: str, frames: int, rooms: int
 ) -> dict[str, float]:
     """The mean over the rooms of `leave_and_return`; room r is walked with seed r."""
     data, rows = worlds.load_rooms(), []
@@ -106,7 +106,9 @@ def measure_detour(
     return mean(rows)
 
 
-def measure_walks(model: str, memory: str, walks: int, stride: int = 1) -> dict[str, float]:
+def measure_walks(
+    model: rtfm_rt.Model, memory: str, walks: int, stride: int = 1
+) -> dict[str, float]:
     data, rows = worlds.load_rooms(), []
     for i in range(walks):
         keep = [*range(0, 30, stride), *range(59 - (29 // stride) * stride, 60, stride)]
@@ -153,6 +155,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
+    model = rtfm_rt.Model(args.model)
     rooms = 2 if args.quick else args.rooms
     lengths = (12,) if args.quick else LENGTHS
     detours = ("turn 90°", "walk 1 m") if args.quick else tuple(DETOURS)
@@ -160,9 +163,9 @@ def main() -> None:
     walks, stride = (1, 5) if args.quick else (6, 1)
 
     def every(detour: str, frames: int) -> dict[str, dict[str, float]]:
-        return {m: measure_detour(args.model, m, detour, frames, rooms) for m in MEMORIES}
+        return {m: measure_detour(model, m, detour, frames, rooms) for m in MEMORIES}
 
-    truth = {m: measure_walks(args.model, m, walks, stride) for m in MEMORIES}
+    truth = {m: measure_walks(model, m, walks, stride) for m in MEMORIES}
     show("rendered walks, against the truth", {f"{walks} walks": truth}, ["out", "back", "last"])
     by_detour = {detour: every(detour, frames) for detour in detours}
     show(f"detours of {frames} frames", by_detour, ["return", "self", "revisit"])
@@ -171,7 +174,7 @@ def main() -> None:
         by_length[str(n)] = by_detour[LENGTH_DETOUR] if n == frames else every(LENGTH_DETOUR, n)
     show(f"lengths in frames, {LENGTH_DETOUR}", by_length, ["return", "self", "revisit"])
     if args.json:
-        about = worlds.about(session(args.model, "pose-keyed", 0))
+        about = worlds.about(session(model, "pose-keyed", 0))
         worlds.write_json(
             args.json, about, rooms=rooms, lengths=by_length, detours=by_detour, truth=truth
         )

@@ -14,6 +14,7 @@ persistence.py.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,10 @@ import rtfm_rt
 
 BINS = 8  # of equal width; the last one holds 1
 MOST_VIEWS = 4
+_LONG = ("change", "bins")
 SWEEP: tuple[dict[str, float], ...] = (
-    {"far": 3.0}, {"far": 4.0}, {"far": 5.0}, {"far": 6.0}, {"far": 8.0}, {"far": 20.0},
-    {"near": 0.1}, {"near": 1.0}, {"commit_below": 0.8}, {"commit_below": 0.95},
-    {"far": 5.0, "commit_below": 0.8}, {"far": 5.0, "commit_below": 0.7},
+    {"far": 5.0}, {"far": 4.0}, {"far": 4.0, "commit_below": 0.8}, {"far": 3.0}, {"far": 6.0},
+    {"commit_below": 0.95}, {"commit_below": 0.8}, {"far": 5.0, "commit_below": 0.8}, {"near": 1.0},
 )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def cases(rooms: int) -> list[Case]:
     return result
 
 
-def remembering(model: str, room: int, seen: list[int]) -> rtfm_rt.Session:
+def remembering(model: rtfm_rt.Model, room: int, seen: list[int]) -> rtfm_rt.Session:
     data = worlds.load_rooms()
     session = rtfm_rt.Session(model, threads=1, seed=room)
     for view in seen:
@@ -60,7 +61,7 @@ def remembering(model: str, room: int, seen: list[int]) -> rtfm_rt.Session:
     return session
 
 
-def scores(model: str, chosen: list[Case]) -> np.ndarray:
+def scores(model: rtfm_rt.Model, chosen: list[Case]) -> np.ndarray:
     """PSNR to the truth of every wanted view of every case, in order."""
     data, result = worlds.load_rooms(), []
     for room, seen, wanted in chosen:
@@ -70,7 +71,7 @@ def scores(model: str, chosen: list[Case]) -> np.ndarray:
     return np.array(result)
 
 
-def supports(model: str, chosen: list[Case]) -> np.ndarray:
+def supports(model: rtfm_rt.Model, chosen: list[Case]) -> np.ndarray:
     """Support of the same frames: all that is seen fits the context, so support is coverage."""
     data, result = worlds.load_rooms(), []
     for room, seen, wanted in chosen:
@@ -86,40 +87,58 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation; 0 when one of the two does not vary."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
+def room_means(score: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """For each frame the mean PSNR of its room."""
+    return np.array([score[room == r].mean() for r in range(room.max() + 1)])[room]
+
+
+def in_room(support: np.ndarray, score: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """The rank correlation inside each room."""
+    return np.array([spearman(support[room == r], score[room == r]) for r in np.unique(room)])
+
+
 def calibration(support: np.ndarray, score: np.ndarray, room: np.ndarray) -> dict[str, Any]:
-    """Bin means and rank correlations, over all frames and inside the rooms (their mean)."""
+    """Bin means and rank correlations. `relative` is the PSNR less the mean of the frame's room:
+    a plain room scores high whatever is remembered."""
+    relative = score - room_means(score, room)
     place = np.minimum((support * BINS).astype(int), BINS - 1)
     bins = []
     for i in range(BINS):
-        inside = score[place == i]
-        if len(inside):
-            error = inside.std(ddof=1) / len(inside) ** 0.5 if len(inside) > 1 else 0.0
-            bins.append(
-                {
-                    "from": i / BINS,
-                    "to": (i + 1) / BINS,
-                    "frames": len(inside),
-                    "support": round(float(support[place == i].mean()), 3),
-                    "psnr": round(float(inside.mean()), 2),
-                    "error": round(float(error), 2),
-                }
-            )
-    own = [room == r for r in np.unique(room)]
-    inner = [spearman(support[r], score[r]) for r in own if np.ptp(support[r]) > 0]
-    means = np.array([b["psnr"] for b in bins])
+        inside = place == i
+        count = int(inside.sum())
+        if count < 2:
+            continue
+        figures = {
+            "support": support[inside].mean(),
+            "psnr": score[inside].mean(),
+            "error": score[inside].std(ddof=1) / count**0.5,
+            "relative": relative[inside].mean(),
+            "relative_error": relative[inside].std(ddof=1) / count**0.5,
+        }
+        rounded = {key: round(float(value), 3) for key, value in figures.items()}
+        bins.append({"from": i / BINS, "to": (i + 1) / BINS, "frames": count, **rounded})
     return {
         "bins": bins,
-        "monotone": bool((np.diff(means) > 0).all()),
+        "monotone": rising([b["psnr"] for b in bins]),
+        "monotone_relative": rising([b["relative"] for b in bins]),
         "spearman": round(spearman(support, score), 3),
-        "spearman_in_room": round(float(np.mean(inner)), 3),
+        "spearman_in_room": round(float(in_room(support, score, room).mean()), 3),
         "saturated": round(float((support == 1).mean()), 3),
+        "explained_by_room": round(float(1 - relative.var() / score.var()), 3),
     }
 
 
-def effects(model: str, rooms: int) -> dict[str, float]:
+def rising(values: list[float]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(values))
+
+
+def effects(model: rtfm_rt.Model, rooms: int) -> dict[str, float]:
     """What the retrieval numbers of a model do to its frames."""
     one_out = [
         Case(room, [v for v in range(8) if v != wanted], [wanted])
@@ -128,7 +147,7 @@ def effects(model: str, rooms: int) -> dict[str, float]:
     ]
     walks = persistence.measure_walks(model, "pose-keyed", 6)
     turn, walk = (
-        persistence.measure_detour(model, "pose-keyed", detour, 60, 6)
+        persistence.measure_detour(model, "pose-keyed", detour, 60, 4)
         for detour in ("turn 90°", "walk 1 m")
     )
     return {
@@ -140,24 +159,22 @@ def effects(model: str, rooms: int) -> dict[str, float]:
     }
 
 
-def sweep(model: str, chosen: list[Case], score: np.ndarray, rooms: int) -> list[dict[str, Any]]:
-    """The manifest's own numbers first, then SWEEP: calibration and effects of each."""
-    room, rows = by_frame(chosen), []
-    print(f"\n{'':30}{'rho':>6}{'in room':>8}{'sat.':>6} mono", end="")
+def sweep(path: str, chosen: list[Case], score: np.ndarray, rooms: int) -> list[dict[str, Any]]:
+    """The manifest's own numbers first, then SWEEP: calibration and effects of each. `gain` is
+    what a change adds to the rank correlation inside a room."""
+    room, rows, own = by_frame(chosen), [], np.zeros(0)
     for change in ({}, *SWEEP):
-        with worlds.variant(model, **change) as path:
-            row = calibration(supports(path, chosen), score, room)
-            effect = effects(path, rooms)
-        if not rows:
-            print("".join(f"{key:>13}" for key in effect))
-        rows.append({"change": change, **row, **effect})
+        with worlds.variant(path, **change) as file:
+            model = rtfm_rt.Model(file)
+        support = supports(model, chosen)
+        row = {"change": change, **calibration(support, score, room), **effects(model, rooms)}
+        inside = in_room(support, score, room)
+        own = own if len(own) else inside
+        row["gain"] = round(float((inside - own).mean()), 3)
+        row["gain_error"] = round(float((inside - own).std(ddof=1) / len(own) ** 0.5), 3)
+        rows.append(row)
         name = ", ".join(f"{key} {value:g}" for key, value in change.items()) or "as it is"
-        print(
-            f"{name:30}{row['spearman']:6.3f}{row['spearman_in_room']:8.3f}"
-            f"{row['saturated']:6.0%}{'yes' if row['monotone'] else 'no':>5}"
-            + "".join(f"{value:13.2f}" for value in effect.values()),
-            flush=True,
-        )
+        print(f"\n{name}: " + ", ".join(f"{k} {row[k]}" for k in row if k not in _LONG), flush=True)
     return rows
 
 
@@ -167,30 +184,30 @@ def by_frame(chosen: list[Case]) -> np.ndarray:
 
 
 def show(row: dict[str, Any]) -> None:
-    print("support          frames   PSNR, dB")
+    print("support          frames   PSNR, dB     less the room's mean")
     for b in row["bins"]:
-        span = f"{b['from']:.3f} .. {b['to']:.3f}"
-        print(f"{span:16} {b['frames']:6d}   {b['psnr']:.1f} ± {b['error']:.1f}")
-    print(
-        f"rank correlation {row['spearman']:.3f}, inside a room {row['spearman_in_room']:.3f}; "
-        f"monotone: {'yes' if row['monotone'] else 'no'}; support is 1 in {row['saturated']:.0%}"
-    )
+        print(
+            f"{b['from']:.3f} .. {b['to']:.3f}   {b['frames']:6d}   "
+            f"{b['psnr']:.1f} ± {b['error']:.1f}   {b['relative']:+.1f} ± {b['relative_error']:.1f}"
+        )
+    print(", ".join(f"{key} {value}" for key, value in row.items() if key not in _LONG))
 
 
 def draw(
     row: dict[str, Any],
     support: np.ndarray,
-    score: np.ndarray,
+    relative: np.ndarray,
     far: float,
     rows: list[dict[str, Any]],
 ) -> str:
     """Frames and bin means; beside them the bin means of other values of far, if swept."""
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    left = chart.Panel("Frames, and means of bins", "support", "PSNR to the truth, dB", ticks)
-    left.dots = list(zip(support.tolist(), score.tolist(), strict=True))
+    y_label = "PSNR less the room's mean, dB"
+    left = chart.Panel("Frames, and means of bins", "support", y_label, ticks)
+    left.dots = list(zip(support.tolist(), relative.tolist(), strict=True))
     left.curves = {"": _curve(row)}
     title = "The same frames, graded by other frusta"
-    right = chart.Panel(title, "support", "mean PSNR to the truth, dB", ticks)
+    right = chart.Panel(title, "support", y_label, ticks)
     for other in rows:
         if other["change"] in ({}, {"far": 5.0}, {"far": 3.0}):
             right.curves[f"far {other['change'].get('far', far):g} m"] = _curve(other)
@@ -199,7 +216,7 @@ def draw(
 
 
 def _curve(row: dict[str, Any]) -> list[tuple[float, float, float]]:
-    return [(b["support"], b["psnr"], b["error"]) for b in row["bins"]]
+    return [(b["support"], b["relative"], b["relative_error"]) for b in row["bins"]]
 
 
 def main() -> None:
@@ -212,15 +229,17 @@ def main() -> None:
     args = parser.parse_args()
     rooms = 3 if args.quick else 24
     chosen = cases(rooms)
-    score, support = scores(args.model, chosen), supports(args.model, chosen)
+    model = rtfm_rt.Model(args.model)
+    score, support = scores(model, chosen), supports(model, chosen)
     row = calibration(support, score, by_frame(chosen))
     show(row)
     rows = sweep(args.model, chosen, score, rooms) if args.sweep else []
-    about = worlds.about(rtfm_rt.Session(args.model, threads=1))
+    about = worlds.about(rtfm_rt.Session(model, threads=1))
     if args.json:
         worlds.write_json(args.json, about, rooms=rooms, calibration=row, sweep=rows)
     if args.svg:
-        args.svg.write_text(draw(row, support, score, about["retrieval"]["far"], rows))
+        relative = score - room_means(score, by_frame(chosen))
+        args.svg.write_text(draw(row, support, relative, about["retrieval"]["far"], rows))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import sys
@@ -32,6 +33,7 @@ class Rooms(NamedTuple):
     walk_poses: np.ndarray
 
 
+@functools.cache
 def load_rooms() -> Rooms:
     with np.load(HERE / "data" / "rooms64.npz") as file:
         there = [file["walk_images"], file["walk_poses"].astype(np.float64)]
@@ -40,8 +42,8 @@ def load_rooms() -> Rooms:
 
 
 @contextmanager
-def variant(model: str, **retrieval: float) -> Iterator[str]:
-    """The path of a copy of the model whose manifest has other retrieval numbers (near, far, ...).
+def variant(model: str, **retrieval: float) -> Iterator[Path]:
+    """The path of a copy of a model whose manifest has other retrieval numbers (near, far, ...).
 
     A .safetensors file is the length of its header (uint64), the header (JSON), the tensors.
     """
@@ -56,7 +58,7 @@ def variant(model: str, **retrieval: float) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "variant.safetensors"
         path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
-        yield str(path)
+        yield path
 
 
 def psnr(a: Any, b: Any) -> float:

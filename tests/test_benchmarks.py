@@ -58,11 +58,13 @@ def test_support(tmp_path: Path) -> None:
     for b in row["bins"]:
         assert b["from"] <= b["support"] <= b["to"]
         assert 5 < b["psnr"] < 60
-    means = [b["psnr"] for b in row["bins"]]
-    assert row["monotone"] == (means == sorted(set(means)))
+    for flag, key in (("monotone", "psnr"), ("monotone_relative", "relative")):
+        means = [b[key] for b in row["bins"]]
+        assert row[flag] == (means == sorted(set(means)))
     assert 0.2 < row["spearman"] <= 1
     assert -1 <= row["spearman_in_room"] <= 1
     assert 0 <= row["saturated"] <= 1
+    assert 0 <= row["explained_by_room"] <= 1
 
 
 def test_a_variant_differs_in_its_retrieval_only(monkeypatch: pytest.MonkeyPatch) -> None:
