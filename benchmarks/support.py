@@ -25,12 +25,12 @@ import worlds
 
 import rtfm_rt
 
-BINS = 8  # of equal width; the last one holds 1
+BINS, FINE = 5, 8  # of equal width, the last one with 1: fine ones hold as few as 20 frames
 MOST_VIEWS = 4
-_LONG = ("change", "bins")
+_LONG = ("change", "bins", "fine")
 SWEEP: tuple[dict[str, float], ...] = (
-    {"far": 5.0}, {"far": 4.0}, {"far": 4.0, "commit_below": 0.8}, {"far": 3.0}, {"far": 6.0},
-    {"commit_below": 0.95}, {"commit_below": 0.8}, {"far": 5.0, "commit_below": 0.8}, {"near": 1.0},
+    {"far": 5.0}, {"far": 4.0}, {"far": 4.0, "commit_below": 0.8}, {"far": 3.0},
+    {"commit_below": 0.8}, {"commit_below": 0.95}, {"near": 1.0},
 )  # fmt: skip
 
 
@@ -103,39 +103,51 @@ def in_room(support: np.ndarray, score: np.ndarray, room: np.ndarray) -> np.ndar
     return np.array([spearman(support[room == r], score[room == r]) for r in np.unique(room)])
 
 
-def calibration(support: np.ndarray, score: np.ndarray, room: np.ndarray) -> dict[str, Any]:
-    """Bin means and rank correlations. `relative` is the PSNR less the mean of the frame's room:
-    a plain room scores high whatever is remembered."""
+def binned(
+    support: np.ndarray, score: np.ndarray, room: np.ndarray, count: int
+) -> list[dict[str, float]]:
+    """Means and standard errors of the frames in each of `count` bins of support. `relative` is
+    the PSNR less the mean of the frame's room: a plain room scores high whatever is remembered."""
     relative = score - room_means(score, room)
-    place = np.minimum((support * BINS).astype(int), BINS - 1)
+    place = np.minimum((support * count).astype(int), count - 1)
     bins = []
-    for i in range(BINS):
+    for i in range(count):
         inside = place == i
-        count = int(inside.sum())
-        if count < 2:
+        frames = int(inside.sum())
+        if frames < 2:
             continue
         figures = {
+            "from": i / count,
+            "to": (i + 1) / count,
             "support": support[inside].mean(),
             "psnr": score[inside].mean(),
-            "error": score[inside].std(ddof=1) / count**0.5,
+            "error": score[inside].std(ddof=1) / frames**0.5,
             "relative": relative[inside].mean(),
-            "relative_error": relative[inside].std(ddof=1) / count**0.5,
+            "relative_error": relative[inside].std(ddof=1) / frames**0.5,
         }
         rounded = {key: round(float(value), 3) for key, value in figures.items()}
-        bins.append({"from": i / BINS, "to": (i + 1) / BINS, "frames": count, **rounded})
+        bins.append({"frames": frames, **rounded})
+    return bins
+
+
+def calibration(support: np.ndarray, score: np.ndarray, room: np.ndarray) -> dict[str, Any]:
+    """Bins, whether their means rise, and rank correlations."""
+    bins, fine = (binned(support, score, room, count) for count in (BINS, FINE))
     return {
         "bins": bins,
-        "monotone": rising([b["psnr"] for b in bins]),
-        "monotone_relative": rising([b["relative"] for b in bins]),
+        "fine": fine,
+        "monotone": rising(bins, "psnr"),
+        "monotone_relative": rising(bins, "relative"),
+        "monotone_fine": rising(fine, "psnr"),
         "spearman": round(spearman(support, score), 3),
         "spearman_in_room": round(float(in_room(support, score, room).mean()), 3),
         "saturated": round(float((support == 1).mean()), 3),
-        "explained_by_room": round(float(1 - relative.var() / score.var()), 3),
+        "explained_by_room": round(float(room_means(score, room).var() / score.var()), 3),
     }
 
 
-def rising(values: list[float]) -> bool:
-    return all(a < b for a, b in itertools.pairwise(values))
+def rising(bins: list[dict[str, float]], key: str) -> bool:
+    return all(a[key] < b[key] for a, b in itertools.pairwise(bins))
 
 
 def effects(model: rtfm_rt.Model, rooms: int) -> dict[str, float]:
@@ -184,12 +196,13 @@ def by_frame(chosen: list[Case]) -> np.ndarray:
 
 
 def show(row: dict[str, Any]) -> None:
-    print("support          frames   PSNR, dB     less the room's mean")
-    for b in row["bins"]:
-        print(
-            f"{b['from']:.3f} .. {b['to']:.3f}   {b['frames']:6d}   "
-            f"{b['psnr']:.1f} ± {b['error']:.1f}   {b['relative']:+.1f} ± {b['relative_error']:.1f}"
-        )
+    for bins in (row["bins"], row["fine"]):
+        print("support          frames   PSNR, dB     less the room's mean")
+        for b in bins:
+            print(
+                f"{b['from']:.3f} .. {b['to']:.3f}   {b['frames']:6d}   {b['psnr']:.1f} ± "
+                f"{b['error']:.1f}   {b['relative']:+.1f} ± {b['relative_error']:.1f}"
+            )
     print(", ".join(f"{key} {value}" for key, value in row.items() if key not in _LONG))
 
 

@@ -54,12 +54,17 @@ def test_support(tmp_path: Path) -> None:
     result = run("support.py", tmp_path)
     assert set(result) == {"about", "rooms", "calibration", "sweep"}
     row = result["calibration"]
-    assert sum(b["frames"] for b in row["bins"]) == 3 * 2 * (7 + 6 + 5 + 4)
-    for b in row["bins"]:
-        assert b["from"] <= b["support"] <= b["to"]
-        assert 5 < b["psnr"] < 60
-    for flag, key in (("monotone", "psnr"), ("monotone_relative", "relative")):
-        means = [b[key] for b in row["bins"]]
+    for bins in (row["bins"], row["fine"]):
+        assert sum(b["frames"] for b in bins) >= 3 * 2 * (7 + 6 + 5 + 4) - len(bins)
+        for b in bins:
+            assert b["from"] <= b["support"] <= b["to"]
+            assert 5 < b["psnr"] < 60
+    for flag, kind, key in (
+        ("monotone", "bins", "psnr"),
+        ("monotone_relative", "bins", "relative"),
+        ("monotone_fine", "fine", "psnr"),
+    ):
+        means = [b[key] for b in row[kind]]
         assert row[flag] == (means == sorted(set(means)))
     assert 0.2 < row["spearman"] <= 1
     assert -1 <= row["spearman_in_room"] <= 1
@@ -73,7 +78,7 @@ def test_a_variant_differs_in_its_retrieval_only(monkeypatch: pytest.MonkeyPatch
 
     before = rtfm_rt.read_info(model_path("rooms"))
     with worlds.variant("rooms", far=3.5, commit_below=0.5) as path:
-        after = rtfm_rt.read_info(path)
+        after = rtfm_rt.read_info(str(path))
     changed = {**before["manifest"]["retrieval"], "far": 3.5, "commit_below": 0.5}
     assert after["manifest"] == {**before["manifest"], "retrieval": changed}
     assert after["parameters"] == before["parameters"]
