@@ -73,8 +73,10 @@ def _panel(p: Panel) -> list[str]:
         parts.append(_line(LEFT, at_y(y), WIDTH - RIGHT, at_y(y), "axis" if y == low else "grid"))
         parts.append(_text(LEFT - 8, at_y(y) + 4, str(y), "end"))
     for x, name in zip(p.ticks, p.names or [f"{x:g}" for x in p.ticks], strict=True):
-        parts.append(_text(at_x(x), HEIGHT - BOTTOM + 18, name))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, p.x_label))
+        lines = [name] if p.joined else name.split(" ", 1)
+        for i, line in enumerate(lines):
+            parts.append(_text(at_x(x), HEIGHT - BOTTOM + 16 + 14 * i, line))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, p.x_label))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(_text(16, middle, p.y_label, more=f'transform="rotate(-90 16 {middle:g})"'))
     for x, y in p.dots:
