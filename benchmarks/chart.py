@@ -14,8 +14,8 @@ _STYLE = """
  .card { fill: #ffffff } text { fill: #333333; font: 12px system-ui, sans-serif }
  .title { font-weight: 600; font-size: 13px } .grid { stroke: #e3e3e3 } .axis { stroke: #888888 }
  .s0 { stroke: #1565c0; fill: #1565c0 } .s1 { stroke: #d1740a; fill: #d1740a }
- .s2 { stroke: #6b7280; fill: #6b7280 } .line { fill: none; stroke-width: 2 }
- .dot { opacity: 0.25; stroke: none }
+ .s2 { stroke: #6b7280; fill: #6b7280 } polyline.line { fill: none; stroke-width: 2 }
+ circle.dot { opacity: 0.25; stroke: none }
  @media (prefers-color-scheme: dark) {
   .card { fill: #15191f } text { fill: #d8dce2 } .grid { stroke: #2b313a } .axis { stroke: #8a929d }
   .s0 { stroke: #64a8f0; fill: #64a8f0 } .s1 { stroke: #f0a04b; fill: #f0a04b }
