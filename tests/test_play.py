@@ -282,11 +282,11 @@ def test_memory_can_be_switched_off_and_on(page: Page) -> None:
     page.say(remember=False)
     off = page.look()
     assert not off.flags & 4 and off.place == with_memory.place
-    assert len(off.entries) == off.remembered <= CONTEXT + 1
+    assert len(off.entries) == off.remembered <= CONTEXT
     seen = page.walk(LOOK_RIGHT, 12)
-    assert all(shown.flags & 1 and shown.remembered <= CONTEXT + 1 for shown in seen)
+    assert all(shown.flags & 1 and shown.remembered <= CONTEXT for shown in seen)
     newest = [max(entry[0] for entry in shown.entries) for shown in seen]
-    assert all(min(s.context) > n - CONTEXT - 1 for s, n in zip(seen, newest, strict=True))
+    assert all(min(s.context) >= n - CONTEXT for s, n in zip(seen, newest, strict=True))
     page.rest()
     page.say(remember=True)
     on = page.look()

@@ -202,11 +202,12 @@ def bind(host: str, port: int) -> socket.socket:
     """Listens; port 0 takes a free one. Errors name what to change."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if not 0 <= port < 1 << 16:
+            raise OSError(0, "ports end at 65535")
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
         raise Error(
-            f"play: expected an address to listen at, got {host} port {port}: {reason}; "
+            f"play: expected an address to listen at, got {host} port {port}: {error.strerror}; "
             "choose another with --host and --port (0 takes a free port)"
         ) from None
 

@@ -101,13 +101,16 @@ class Walk:
         self._number += 1
         flags = wire.REMEMBERING if self._twin is None else 0
         flags |= wire.GLIDING if self._glide is not None else 0
-        return wire.frame_message(
-            frame, self._number, len(session.memory), flags, self.place, self._new_map(session)
-        )
+        remembered = len(session.memory)
+        if self._twin is not None:  # the older ones are there, but it never looks back
+            remembered = min(remembered, session.context)
+        entries = self._new_map(session, min(remembered, MAP_ENTRIES))
+        return wire.frame_message(frame, self._number, remembered, flags, self.place, entries)
 
     def _begin(self, picture: Picture) -> None:
         self._session = Session(self._model, **self._options)
         self._session.observe(picture, matrix(Place()))
+        self._page_bytes = self._session.memory.bytes
         self._latest = deque([(picture, matrix(Place()))], maxlen=self._session.context)
         self._twin = self._glide = self._mapped = None
         self.place, self._velocity = Place(), _REST
@@ -116,13 +119,12 @@ class Walk:
         """Attends to the latest frames only, as a model without a spatial memory does; it has seen
         what the visitor saw last."""
         context = self._session.context
-        page = self._session.memory.bytes // len(self._session.memory)
         recent_only = {
             "context": context,
             "commit_below": _EVERY_FRAME,
             "sinks": 0,
             "recent": context,
-            "memory_budget": page * (context + 1),
+            "memory_budget": 2 * (context + 1) * self._page_bytes,
         }
         twin = Session(self._model, **{**self._options, **recent_only})
         for picture, pose in self._latest:
@@ -146,14 +148,15 @@ class Walk:
         self._velocity = velocity  # type: ignore[assignment]
         self.place = moved(self.place, self._velocity, seconds)
 
-    def _new_map(self, session: Session) -> list[wire.MapEntry]:
-        """All of memory when it is another one than the page has seen, else nothing."""
+    def _new_map(self, session: Session, count: int) -> list[wire.MapEntry]:
+        """The newest of memory when it is another one than the page has seen, else nothing."""
         memory = session.memory
-        state = (session, len(memory), memory.evicted)
+        ids = memory.ids
+        state = (session, len(ids), ids[-1])
         if self._mapped == state:
             return []
         self._mapped = state
-        newest = zip(memory.ids[-MAP_ENTRIES:], memory.poses[-MAP_ENTRIES:], strict=True)
+        newest = zip(ids[-count:], memory.poses[-count:], strict=True)
         return [(number, p[0, 3], p[2, 3], math.atan2(p[0, 2], p[2, 2])) for number, p in newest]
 
 

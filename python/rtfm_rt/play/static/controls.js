@@ -44,6 +44,7 @@ class Stick {
     element.addEventListener("pointermove", follow);
     element.addEventListener("pointerup", release);
     element.addEventListener("pointercancel", release);
+    element.addEventListener("mousedown", (event) => event.preventDefault()); // no focus
     element.addEventListener("contextmenu", (event) => event.preventDefault());
   }
 

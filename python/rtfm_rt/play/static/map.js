@@ -16,7 +16,7 @@ export function drawMap(canvas, entries, lit, you) {
   g.clearRect(0, 0, side, side);
 
   const far = [you, ...entries].reduce((most, e) => Math.max(most, Math.hypot(e.x, e.z)), 0);
-  const metres = Math.max(1.5, Math.ceil((far + 0.4) * 2) / 2); // from the middle to the rim
+  const metres = Math.max(1, Math.ceil((far + 0.3) * 2) / 2); // from the middle to the rim
   const scale = side / 2 / metres;
   const at = (e) => [side / 2 + e.x * scale, side / 2 - e.z * scale];
 
