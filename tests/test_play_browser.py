@@ -161,7 +161,7 @@ def test_leave_and_come_back(opened: Any, photograph: Any) -> None:
     page = opened(1280, 800)
     first_number, first = settle(page), screen(page)
     assert first.std() > 10
-    walk(page, "w", 0.6)
+    walk(page, "w", 0.8)
     settle(page)
     away = screen(page)
     drag(page, "#look", 1, 0, 1.0)

@@ -25,11 +25,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from rtfm_rt._core import ArgumentError, Error
+from rtfm_rt._core import ArgumentError, Error, Model
 from rtfm_rt.play import pictures, wire
 from rtfm_rt.play.guard import Guard
 from rtfm_rt.play.walk import Picture, Walk
-from rtfm_rt.session import Model
 
 VISITORS = 4
 RATE = 30.0  # frames a second at most
@@ -38,6 +37,7 @@ _UPLOAD_SECONDS = 30.0
 _STATIC = os.path.join(os.path.dirname(__file__), "static")
 _FILES = {
     "frameboy.css": "text/css",
+    "screens.css": "text/css",
     "frameboy.js": "text/javascript",
     "controls.js": "text/javascript",
     "map.js": "text/javascript",

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtfm_rt._core import Model
 from rtfm_rt.play import wire
 from rtfm_rt.play.wire import Place
-from rtfm_rt.session import Model, Session
+from rtfm_rt.session import Session
 
 WALK, YAW, PITCH = 0.75, 1.0, 0.4  # full stick: metres and radians a second
 EASE = 0.09  # seconds in which a velocity follows its stick

@@ -93,7 +93,7 @@ def frame_message(
             ),
             struct.pack(f"<{len(context)}I", *context),
             *(_ENTRY.pack(*entry) for entry in entries),
-            memoryview(frame),  # type: ignore[arg-type]
+            memoryview(frame),
         )
     )
 

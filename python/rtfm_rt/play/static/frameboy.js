@@ -34,7 +34,8 @@ function connect() {
   });
   socket.addEventListener("close", () => {
     document.body.dataset.state = "off";
-    $("curtain-text").textContent = reason || "The server is gone. Start rtfm-rt play again.";
+    $("curtain-text").textContent = reason ||
+      "The server is gone. Start rtfm-rt play again and open the address that it prints.";
     $("curtain").hidden = false;
   });
 }
@@ -47,7 +48,8 @@ function heard(message) {
   hello = message;
   document.body.dataset.state = "on";
   $("curtain").hidden = true;
-  $("machine").textContent = `${hello.model} · ${hello.device}`;
+  $("model").textContent = hello.model;
+  $("device").textContent = ` · ${hello.device}`;
   fillShelf();
   select(hello.pictures[0]);
   say({ remember: $("remember").ariaPressed === "true" });
