@@ -114,7 +114,7 @@ def settle(page: Any) -> int:
     last = -1
     while (now := int(page.get_attribute(DRAWN, "data-frame"))) != last:
         last = now
-        time.sleep(0.35)
+        time.sleep(0.25)
     return last
 
 
