@@ -54,7 +54,7 @@ def frames_of(path: Path) -> int:
 
 def test_version_and_help(tmp_path: Path) -> None:
     assert succeed("--version", cwd=tmp_path) == f"rtfm-rt {version('rtfm_rt')}\n"
-    for command in ((), ("walk",), ("info",), ("bench",), ("convert",)):
+    for command in ((), ("walk",), ("play",), ("info",), ("bench",), ("convert",)):
         assert "usage: rtfm-rt" in succeed(*command, *(["--help"] if command else []), cwd=tmp_path)
 
 

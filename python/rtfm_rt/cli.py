@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -81,6 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     walk.add_argument("--out", default="walk.mp4", metavar="FILE", help="the video (walk.mp4)")
     walk.add_argument("--sheet", default="walk.png", metavar="FILE", help="the sheet (walk.png)")
     walk.set_defaults(run=_walk)
+
+    play = commands.add_parser(
+        "play", parents=[machine], help="walk in the browser, with sticks: FRAMEBOY"
+    )
+    play.add_argument("--image", metavar="FILE", help="a picture to start from, beside the bundled")
+    play.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="(127.0.0.1)")
+    play.add_argument("--port", type=int, default=8360, metavar="N", help="0: any (8360)")
+    play.add_argument("--no-browser", action="store_true", help="do not open the page")
+    play.set_defaults(run=_play)
 
     info = commands.add_parser("info", help="what a model file holds")
     info.add_argument("model", metavar="MODEL", help="bundled name or model file")
@@ -234,6 +244,37 @@ def _take(
                 walked.kept.append(np.array(frame))
             advance()
     return walked
+
+
+# play
+
+
+def _play(args: argparse.Namespace) -> None:
+    try:
+        from rtfm_rt.play import pictures, server
+    except ImportError as error:
+        raise Error(
+            f"play: expected Starlette, uvicorn, websockets and Pillow, got: {error}; "
+            "pip install 'rtfm_rt[play]'"
+        ) from None
+    with server.bind(args.host, args.port) as listener:
+        session = _session(args)  # refuses what does not fit before anybody is invited
+        choices = pictures.collect(args.image, *session.image_size)
+        options = {
+            "threads": session.threads,
+            "seed": args.seed,
+            "context": session.context,
+            "steps": session.steps,
+        }
+
+        arcade = server.Arcade(session.model, options, choices)
+        running, address = server.make_server(arcade, listener, args.host)
+        show(_headline(session), {"play": [address], "stop": ["Ctrl-C"]})
+        sys.stdout.flush()
+        if not args.no_browser:  # it may come early: the listener keeps it waiting
+            server.open_in_browser(address)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to stop
+            running.run([listener])
 
 
 # info and convert

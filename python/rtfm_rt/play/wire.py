@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the page and the server say to each other over the WebSocket. This is the only description.
+
+Page to server: JSON text of at most 4 KiB, an object with one of the keys
+    "stick": [forward, right, yaw, pitch]   each from -1 to 1, at most 60 a second while not at rest
+    "ack": number                           the newest frame that was drawn
+    "picture": name                         start again in this picture
+    "remember": true or false               attend to the whole memory, or to recent frames only
+    "home": true                            glide back to the first pose
+
+Server to page: JSON text once ("hello", or "error" before closing), then one binary message for
+each frame, never more than `CREDIT` ahead of the last "ack". Little-endian, aligned to 4 bytes:
+    0   u8 flags    1 remembered for good, 2 late, 4 remember is on, 8 gliding home, 16 map follows
+    1   u8 steps    2   u8 contexts    3   u8 0
+    4   u16 width   6   u16 height
+    8   u32 number of the frame, from 1        12  u32 frames in memory      16  u32 map entries
+    20  f32 latency in ms                      24  f32 support, 0 to 1
+    28  f32 x, z in metres; yaw (to the right), pitch (up) in radians
+    44  contexts times u32: the ids of the frames attended to
+    ..  map entries times (u32 id, f32 x, f32 z, f32 yaw): all of memory, sent when it changed
+    ..  height * width * 3 bytes RGB
+Pixels are sent raw: 64x64 are 12 KB, PNG makes 4 KB of them for 1.4 ms on either side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rtfm_rt._core import ArgumentError, Frame
+
+MESSAGE_BYTES = 4096
+CREDIT = 2
+COMMITTED, LATE, REMEMBERING, GLIDING, MAPPED = 1, 2, 4, 8, 16
+
+_HEADER = struct.Struct("<4B2H3I2f4f")
+_ENTRY = struct.Struct("<I3f")
+
+MapEntry = tuple[int, float, float, float]  # id, x, z, yaw
+
+
+class Place(NamedTuple):
+    """Where the walker stands: metres in the ground plane, radians; the eye height is fixed."""
+
+    x: float = 0.0
+    z: float = 0.0
+    yaw: float = 0.0
+    pitch: float = 0.0
+
+
+def parse(text: str) -> tuple[str, Any]:
+    """The key and the checked value of a message from the page; ArgumentError for anything else."""
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or len(message) != 1:
+        raise ArgumentError("message: expected a JSON object with one key")
+    ((key, value),) = message.items()
+    if key == "stick":
+        if isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)):
+            return key, tuple(min(max(float(v), -1.0), 1.0) for v in value)
+        raise ArgumentError("stick: expected four numbers from -1 to 1")
+    kinds = {"ack": int, "picture": str, "remember": bool, "home": bool}
+    if type(value) is not kinds.get(key):
+        raise ArgumentError(f"message: expected stick, {', '.join(kinds)} with their values")
+    return key, value
+
+
+def frame_message(
+    frame: Frame,
+    number: int,
+    remembered: int,
+    flags: int,
+    place: Place,
+    entries: Sequence[MapEntry],
+) -> bytes:
+    """One frame with its receipt, laid out as above. entries: of the map, none when it stayed."""
+    height, width, _ = frame.shape
+    context = frame.context[:255]
+    flags |= (COMMITTED if frame.committed else 0) | (LATE if frame.late else 0)
+    return b"".join(
+        (
+            _HEADER.pack(
+                *(flags | (MAPPED if entries else 0), min(frame.steps, 255), len(context), 0),
+                *(width, height),
+                *(number, remembered, len(entries)),
+                *(frame.latency * 1e3, frame.support),
+                *place,
+            ),
+            struct.pack(f"<{len(context)}I", *context),
+            *(_ENTRY.pack(*entry) for entry in entries),
+            memoryview(frame),
+        )
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9 and math.isfinite(value)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FRAMEBOY without its page: the command, the port, and where sticks lead."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+import rtfm_rt
+from rtfm_rt.play import server, walk
+from rtfm_rt.play.wire import Place
+
+
+def test_the_command_says_where_and_stops_quietly() -> None:
+    command = [sys.executable, "-m", "rtfm_rt", "play", "--port", "0", "--no-browser"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    assert process.stdout is not None
+    shown = "".join(iter(process.stdout.readline, "  stop         Ctrl-C\n"))
+    address = re.search(r"play +(http://127.0.0.1:\d+/\?token=[\w-]{20,})\n", shown)
+    assert address, shown
+    with urllib.request.urlopen(address[1], timeout=10) as answer:
+        assert b"FRAMEBOY" in answer.read()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (0, "")
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with server.bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(rtfm_rt.Error, match=f"port {port}: .*--port"):
+            server.bind("127.0.0.1", port)
+    with pytest.raises(rtfm_rt.Error, match="--host"):
+        server.bind("192.0.2.1", 0)
+    with pytest.raises(rtfm_rt.Error, match="99999"):
+        server.bind("127.0.0.1", 99_999)
+
+
+# where a walk leads
+
+
+def test_places_are_poses() -> None:
+    for place in (Place(), Place(1, 2, 3, 0.2), Place(-1, 0, -3, -0.2)):
+        rtfm_rt.Pose(walk.matrix(place))
+    ahead = walk.matrix(Place(yaw=0.5, pitch=0.2)) @ [0, 0, 1, 0]
+    assert ahead[0] > 0 > ahead[1]  # to the right and up: y is down
+
+
+def test_walking_follows_the_eyes() -> None:
+    east = Place(yaw=math.pi / 2)
+    assert walk.moved(east, (1, 0, 0, 0), 1) == pytest.approx((walk.WALK, 0, east.yaw, 0))
+    assert walk.moved(east, (0, 1, 0, 0), 1) == pytest.approx((0, -walk.WALK, east.yaw, 0))
+    askew = walk.moved(Place(), (1, 1, 0, 0), 1)  # no faster than straight ahead
+    assert math.hypot(askew.x, askew.z) == pytest.approx(walk.WALK)
+    far = Place()
+    for _ in range(400):
+        far = walk.moved(far, (1, 0.3, 0.01, 1), 0.1)
+        assert math.hypot(far.x, far.z) <= walk.EDGE + 1e-9
+        assert far.pitch <= walk.TILT and abs(far.yaw) <= math.pi
