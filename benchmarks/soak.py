@@ -3,8 +3,9 @@
 
     python benchmarks/soak.py [--steps 100000] [--json benchmarks/results/FILE.json]
 
-A small model with random weights walks a bounded world at random, remembering what is new to it. The
-time of a step is the median of 1000; resident memory is read every 1000 steps. Needs the `test` extra.
+A small model with random weights walks a bounded world at random, remembering what is new to
+it. The time of a step is the median of 1000; resident memory is read every 1000 steps. Needs the
+`test` extra.
 """
 
 from __future__ import annotations
