@@ -4,15 +4,20 @@
 // touches them.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "src/frustum.h"
 #include "src/pose.h"
+#include "src/pose_index.h"
+#include "src/slot_lists.h"
+#include "src/slot_map.h"
 
 namespace rtfm {
 
 constexpr int kMaxContext = 32;
+constexpr int64_t kExactFrames = 512;  // more than these are asked through an index
 
 struct Retrieval {    // the model's defaults come from its manifest
   int context = 4;    // pages a new frame attends to, 1..kMaxContext
@@ -30,62 +35,48 @@ struct Plan {  // the context of one frame: sinks, the latest (newest first), th
   double support = 0;          // share of the query frustum that these frames have seen, 0..1
 };
 
-// Four floats and their comparisons; g++ and clang make one instruction of each operation.
-using Lanes [[gnu::vector_size(16)]] = float;
-using Bits [[gnu::vector_size(16)]] = int32_t;
-
-template <class T>
-struct Triple {
-  T x, y, z;
-};
-
-// A remembered frustum as the scan wants it. Rows of world-to-camera, x and y divided by the
-// tangent of the half angle, so that a camera-local point is in view when |x| <= z and |y| <= z.
-struct alignas(64) Frustum {
-  float rows[9];
-  double position[3];
-};
-
-// 64 points of a frustum: 16 directions in the world, at depth 1, at four depths each.
-struct FrustumPoints {
-  Triple<Lanes> directions[4];
-  Triple<Lanes> corners;  // of the grid of directions
-  double origin[3];
-};
-
 // Fixed capacity: all memory is taken at construction. Deterministic. One thread at a time.
-// Scans every frame exactly: 64 points of the query frustum against each remembered frustum.
+//
+// Up to kExactFrames, a plan scans every frame exactly: 64 points of the query frustum against each
+// remembered frustum. A larger world is asked through a PoseIndex: of its candidates, the 48
+// nearest are scanned in the same way, and 64 from farther away when the first leave more than 5 %
+// of the view unseen. The rest of a context that they cannot fill is the newest frames.
 //
 // Eviction, when full: never a sink (the first frames), never one of the `recent` newest. Redundant
-// frames first, then all; among them the least recently planned, then the oldest. A frame is
-// redundant while three newer frames each see the centroid and 0.9 of the 64 points of its own
-// frustum: a list of three that insert() keeps, exact for the frames it names. A frame with fewer
-// in its list may still be covered by frames passed over while the list was full.
+// frames first, then all; among them the least recently planned, then the oldest.
+// With a capacity of at most kExactFrames a frame is redundant while three newer frames each see
+// the centroid and 0.9 of the 64 points of its own frustum: a list of three that insert() keeps,
+// exact for the frames it names. A frame with fewer in its list may still be covered by frames
+// passed over while the list was full. With a larger capacity a frame is redundant while the index
+// hides it behind newer ones of the same place and direction; a frame counts as used when that
+// changes. So the last view of a place and direction goes only when no copy of any is left.
 class FrameCache {
  public:
   // Throws ArgumentError unless capacity > sinks + recent and the retrieval makes sense.
   FrameCache(const Retrieval& retrieval, int64_t capacity);
 
-  // Chooses the context for a view: min(size, context) different frames. O(size), no allocation.
+  // Chooses the context for a view: min(size, context) different frames. O(1), no allocation.
   Plan plan(const View& query);
   Plan peek(const View& query);  // the same, without counting as a use: looking ahead
 
   // Makes room if full and returns the page slot for the new frame, which the caller fills.
-  // O(capacity), no allocation. Throws WorldError, with nothing changed, if the id is known.
+  // O(1), no allocation. Throws WorldError, with nothing changed, if the id is known.
   int32_t insert(int64_t id, const View& view);
 
   // A map correction: the frame was seen from elsewhere. Throws WorldError for an unknown id.
   void update_view(int64_t id, const View& view);
+
+  // Exact at any size: O(size).
   std::vector<int64_t> nearest(const Pose& pose, int k) const;  // ids, nearest first
   double coverage(const View& query) const;  // share of the view seen by all frames together, 0..1
 
-  int64_t size() const { return static_cast<int64_t>(order_.size()); }
-  int64_t capacity() const { return static_cast<int64_t>(frusta_.size()); }
+  int64_t size() const { return size_; }
+  int64_t capacity() const { return capacity_; }
   int64_t evicted() const { return evicted_; }
   std::vector<int64_t> ids() const;  // in order of insertion
-  // For saving a world: all ids, the least recently used first; and using one again in that order.
+  // For saving a world: all ids in their order of eviction; and using one again in that order.
   std::vector<int64_t> ids_by_use() const;
-  void use(int64_t id);  // throws WorldError, unknown id
+  void use(int64_t id) { use_slot(slot_of(id)); }  // throws WorldError, unknown id
   const View& view(int32_t slot) const { return views_[slot]; }
   int64_t id(int32_t slot) const { return ids_[slot]; }
   int32_t slot_of(int64_t id) const;                              // throws WorldError, unknown id
@@ -97,37 +88,54 @@ class FrameCache {
     int32_t slots[kWitnesses];
     int32_t count;
   };
+  struct Candidate {
+    uint64_t mask;   // points of the query that it sees
+    float distance;  // from the query; -1: not needed so far
+    int32_t slot;
+    int gain;  // an upper bound of what it still adds; -1: taken
+  };
+  enum List { kOrder = 0, kShown = 0, kHidden = 1 };  // of order_; of uses_
 
-  uint64_t seen(const Frustum& frame, const FrustumPoints& points) const;  // one bit per point
-  float proxy(const Frustum& a, const Frustum& b) const;                   // distance of two frusta
-  bool stands_in(int32_t newer, int32_t older) const;
+  int32_t newest() const { return order_.previous(order_.end(kOrder)); }
+  template <class F>
+  void each(F f) const;  // f(slot), in order of insertion
 
-  int32_t find(int64_t id) const;  // slot, or -1
+  void ask(const FrustumPoints& points);
+  void ask_index(const FrustumPoints& points, const Place& place, PoseIndex::Reach reach);
+  void add(int32_t slot, const FrustumPoints& points);
+  Plan choose();
+  void take(Candidate& candidate, Plan& plan, uint64_t& left) const;
+  float distance(Candidate& candidate) const;
+  Candidate* most_added(uint64_t left);
+  Candidate* nearest_left();
+
   void put(int32_t slot, const View& view);
-  int32_t evict();  // the slot it frees
+  void use_slot(int32_t slot);
+  void use_all(const PoseIndex::Changed& frames);
+  bool stands_in(int32_t newer, int32_t older) const;
   void consider(int32_t newer, int32_t older);
-  void forget_witness(int32_t slot);
-  void scan(const View& query);
-  void take(int32_t slot, Plan& plan, uint64_t& left);
-  int32_t most_added(uint64_t left);
-  int32_t nearest_left() const;
+  int32_t victim() const;
+  int32_t evict();  // the slot it frees
+  void forget_view(int32_t slot);
 
   Retrieval retrieval_;
-  std::array<float, 4> depths_;  // middles of four strata of equal volume
-  float near_, far_;             // what counts as seen: near_ < z < far_
-  float centroid_;               // depth of the frustum's centroid
-  int64_t clock_ = 0;            // counts plans and inserts
-  int64_t evicted_ = 0;
+  Sight sight_;
+  int64_t capacity_, size_ = 0, evicted_ = 0;
+  int64_t turn_ = 0;                   // frames inserted so far
+  Frustum here_{};                     // the query of the present question
+  uint32_t question_ = 0;              // ... which marks the frusta that are its candidates
+  std::vector<Candidate> candidates_;  // ... in order: sinks, recent, others
+  int fixed_ = 0;                      // ... how many of them are in every context
 
-  std::vector<int32_t> order_;   // slots in order of insertion; occupied slots are 0..size-1
-  std::vector<Frustum> frusta_;  // this and all below: by slot, [capacity]
-  std::vector<View> views_;
-  std::vector<int64_t> ids_;
-  std::vector<int64_t> used_;  // clock_ when last planned
-  std::vector<Witnesses> witnesses_;
-  std::vector<uint64_t> masks_;  // scratch of peek: points of the query each frame sees
-  std::vector<float> proxies_;   // ... its distance from the query
-  std::vector<int8_t> gains_;    // ... an upper bound of what it still adds; -1: taken
+  SlotMap by_id_;
+  SlotLists order_;                 // of insertion
+  SlotLists uses_;                  // least recent first; the frames that the index hides apart
+  std::optional<PoseIndex> index_;  // with a capacity above kExactFrames, else:
+  Slots<Witnesses> witnesses_;      // by slot, as all below; the slots in use are 0..size-1
+  Slots<Frustum> frusta_;
+  Slots<View> views_;
+  Slots<int64_t> ids_;
+  Slots<int64_t> turns_;  // turn_ when inserted
 };
 
 }  // namespace rtfm

@@ -10,8 +10,8 @@
 namespace rtfm {
 namespace {
 
-constexpr int64_t kMostFrames = 32768;  // what the exact scan should be asked to look at
-constexpr int kSpares = 4;              // frames planned beyond the context
+constexpr int64_t kMostFrames = int64_t{1} << 20;  // what the index is measured for
+constexpr int kSpares = 4;                         // frames planned beyond the context
 
 Retrieval with_spares(Retrieval r, int64_t pages) {
   r.context = int(std::min<int64_t>({r.context + kSpares, kMaxContext, pages - 1}));

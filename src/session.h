@@ -32,7 +32,7 @@ struct World {
   std::optional<Pose> last_pose;
   std::vector<int64_t> ids;        // of the remembered frames, in order of insertion
   std::vector<View> views;         // theirs
-  std::vector<int64_t> by_use;     // the same ids, the least recently used first
+  std::vector<int64_t> by_use;     // the same ids, in the order of being forgotten
   std::vector<int64_t> with_page;  // ids whose pages are at hand, the least recently used first
 };
 
