@@ -300,6 +300,22 @@ std::vector<int64_t> FrameCache::ids() const {
   return result;
 }
 
+void FrameCache::settle() {
+  const std::vector<int64_t> by_use = ids_by_use();
+  if (index_) {
+    index_.emplace(retrieval_.far, capacity_);
+    each([&](int32_t s) { index_->insert(s, place_in_index(sight_, frusta_[s], views_[s])); });
+  } else {
+    each([&](int32_t s) { witnesses_[s].count = 0; });
+    each([&](int32_t newer) {
+      each([&](int32_t older) {
+        if (turns_[older] < turns_[newer]) consider(newer, older);
+      });
+    });
+  }
+  for (const int64_t id : by_use) use(id);
+}
+
 std::vector<int64_t> FrameCache::ids_by_use() const {
   std::vector<int64_t> result;
   for (const int list : {kHidden, kShown})

@@ -74,7 +74,10 @@ class FrameCache {
   int64_t capacity() const { return capacity_; }
   int64_t evicted() const { return evicted_; }
   std::vector<int64_t> ids() const;  // in order of insertion
-  // For saving a world: all ids in their order of eviction; and using one again in that order.
+  // For saving a world. settle() drops what moved and forgotten frames have left behind in the
+  // order of the index: the cache is then as if its frames had been inserted one by one. O(size).
+  // ids_by_use: all ids in their order of eviction, for use() to repeat it.
+  void settle();
   std::vector<int64_t> ids_by_use() const;
   void use(int64_t id) { use_slot(slot_of(id)); }  // throws WorldError, unknown id
   const View& view(int32_t slot) const { return views_[slot]; }

@@ -151,7 +151,8 @@ void Session::update_pose(int64_t id, const Pose& pose) {
 
 World Session::world() {
   const Busy busy(*this);
-  const FrameCache& frames = memory_.frames();
+  FrameCache& frames = memory_.frames();
+  frames.settle();  // so that this session goes on as one that loads the world
   World world{.next_id = next_id_,
               .last_pose = last_pose_,
               .ids = frames.ids(),

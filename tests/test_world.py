@@ -84,6 +84,27 @@ def test_a_world_that_has_forgotten_frames(deep, shot, tmp_path):
     assert walk(twin, 7, 4) == walk(session, 7, 4)
 
 
+@pytest.mark.parametrize("frames", [650, 900])
+def test_a_world_larger_than_an_exact_scan(deep, tmp_path, frames):
+    """Through the index, with frames that were moved and (of 900) some that are forgotten."""
+    rng = np.random.default_rng(6)
+    budget = 700 * 16 * 16 * 3 * 4
+    session = rtfm_rt.Session(
+        deep, device="cpu:portable", memory_budget=budget, commit_below=2.0, threads=1
+    )
+    for _ in range(frames):
+        picture = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        session.observe(picture, turn(rng.uniform(0, 360), rng.uniform(-30, 30)))
+    assert (session.memory.evicted > 0) == (frames == 900)
+    for id_ in session.memory.ids[5:300:7]:
+        session.memory.update_pose(id_, turn(rng.uniform(0, 360), rng.uniform(-30, 30)))
+    walk(session, 1, 5)
+    session.save(tmp_path / "world")
+    twin = load(tmp_path / "world", deep, memory_budget=budget)
+    assert walk(twin, 7, 50) == walk(session, 7, 50)
+    assert twin.memory.ids == session.memory.ids
+
+
 def test_options_come_from_the_file_unless_given(deep, shot, tmp_path):
     make(deep, shot, context=3, steps=4, commit_below=0.5).save(tmp_path / "world")
     loaded = load(tmp_path / "world", deep)
