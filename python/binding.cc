@@ -264,11 +264,19 @@ void bind_memory(py::module_& m) {
           "Share of the view that all remembered frames together have seen, 0 to 1.")
       .def(
           "update_pose",
-          [](const MemoryView& self, int64_t id, const py::object& pose) {
-            self.session->update_pose(id, to_pose(pose));
+          [](const MemoryView& self, const py::object& ids, const py::object& poses) {
+            if (py::isinstance<py::int_>(ids))
+              return self.session->update_poses({ids.cast<int64_t>()}, {to_pose(poses)});
+            const auto many = to_option<std::vector<int64_t>>(ids, "ids", "an id or several");
+            std::vector<Pose> moved;
+            for (const py::handle& pose : poses)
+              moved.push_back(to_pose(py::cast<py::object>(pose)));
+            self.session->update_poses(many.value_or(std::vector<int64_t>{}), moved);
           },
-          "id"_a, "pose"_a,
-          "Moves a remembered frame, as after a loop closure; nothing is encoded again.");
+          "ids"_a, "poses"_a,
+          "Moves a remembered frame, or several with as many poses, as after a loop closure. All "
+          "or "
+          "none; nothing is encoded again.");
 }
 
 void bind_session(py::module_& m) {

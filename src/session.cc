@@ -143,10 +143,14 @@ Frame Session::imagine(const View& view) {
   return frame;
 }
 
-void Session::update_pose(int64_t id, const Pose& pose) {
+void Session::update_poses(const std::vector<int64_t>& ids, const std::vector<Pose>& poses) {
   const Busy busy(*this);
+  check<ArgumentError>(ids.size() == poses.size(), "update_pose: expected as many poses as ids, ",
+                       ids.size(), ", got ", poses.size());
   FrameCache& frames = memory_.frames();
-  frames.update_view(id, {pose, frames.view_of(id).intrinsics});
+  for (const int64_t id : ids) frames.slot_of(id);  // refuses before the first one moves
+  for (size_t i = 0; i < ids.size(); ++i)
+    frames.update_view(ids[i], {poses[i], frames.view_of(ids[i]).intrinsics});
 }
 
 World Session::world() {

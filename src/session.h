@@ -59,8 +59,8 @@ class Session {
   // The frame that step(view) would return now; nothing is committed and nothing changes.
   Frame imagine(const View& view);
 
-  // A map correction: the frame moves, nothing is encoded again.
-  void update_pose(int64_t id, const Pose& pose);
+  // A map correction: frames move, nothing is encoded again. All or none; WorldError, unknown id.
+  void update_poses(const std::vector<int64_t>& ids, const std::vector<Pose>& poses);
 
   const Model& model() const { return *model_; }
   std::shared_ptr<const Model> shared_model() const { return model_; }

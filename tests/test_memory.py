@@ -97,6 +97,27 @@ def test_views_are_not_committed_again_because_their_pages_are_missing(deep, pic
     assert len(session.memory) == FRAMES
 
 
+def test_a_loop_closure_moves_frames_together_or_not_at_all(deep, pictures):
+    moved, direct = observed(deep, pictures[:10], None), observed(deep, pictures[:5], None)
+    for i in range(5, 10):
+        direct.observe(pictures[i], turn(6 * i, 0.5))
+    poses = [turn(6 * i, 0.5) for i in range(5, 10)]
+    before = moved.memory.poses
+    for ids, bad, error in (
+        ([5, 6, 7, 8, 99], poses, rtfm_rt.WorldError),
+        ([5, 6, 7, 8, 9], poses[:4], rtfm_rt.ArgumentError),
+        ([5, 6], [poses[0], np.zeros((4, 4))], rtfm_rt.PoseError),
+        ("all", poses, rtfm_rt.ArgumentError),
+    ):
+        with pytest.raises(error):
+            moved.memory.update_pose(ids, bad)
+        assert np.array_equal(moved.memory.poses, before)
+    moved.memory.update_pose([5, 6, 7, 8, 9], poses)
+    assert np.array_equal(moved.memory.poses, direct.memory.poses)
+    for angle in (30, 50, 45):
+        assert np.array_equal(moved.step(turn(angle)), direct.step(turn(angle)))
+
+
 def test_the_image_of_a_committed_frame(session):
     frame = session.step(turn(70))
     assert frame.committed

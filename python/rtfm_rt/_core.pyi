@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Types of the native module; `python -m mypy.stubtest rtfm_rt._core` holds them against it.
-from collections.abc import Iterable
-from typing import Any, final
+from collections.abc import Iterable, Sequence
+from typing import Any, final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,7 +78,10 @@ class Memory:
     def image(self, id: int) -> NDArray[np.uint8]: ...
     def nearest(self, pose: _Pose, k: int = 1) -> list[int]: ...
     def coverage(self, pose: _Pose, intrinsics: _Intrinsics = None) -> float: ...
-    def update_pose(self, id: int, pose: _Pose) -> None: ...
+    @overload
+    def update_pose(self, ids: int, poses: _Pose) -> None: ...
+    @overload
+    def update_pose(self, ids: Sequence[int], poses: Iterable[_Pose]) -> None: ...
 
 class Session:
     def __init__(
