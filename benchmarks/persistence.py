@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import chart
+import heldout
 import numpy as np
-import worlds
-from worlds import psnr
+from heldout import psnr
 
 import rtfm_rt
 from rtfm_rt import Pose, paths
@@ -99,7 +99,7 @@ def measure_detour(
     model: rtfm_rt.Model, memory: str, detour: str, frames: int, rooms: int
 ) -> dict[str, float]:
     """The mean over the rooms of `leave_and_return`; room r is walked with seed r."""
-    data, rows = worlds.load_rooms(), []
+    data, rows = heldout.load_rooms(), []
     for room in range(rooms):
         poses = DETOURS[detour](frames, Pose(data.poses[room, 0]))
         rows.append(leave_and_return(session(model, memory, room), data.images[room, 0], poses))
@@ -109,7 +109,7 @@ def measure_detour(
 def measure_walks(
     model: rtfm_rt.Model, memory: str, walks: int, stride: int = 1
 ) -> dict[str, float]:
-    data, rows = worlds.load_rooms(), []
+    data, rows = heldout.load_rooms(), []
     for i in range(walks):
         keep = [*range(0, 30, stride), *range(59 - (29 // stride) * stride, 60, stride)]
         pictures, poses = data.walk_images[i, keep], data.walk_poses[i, keep]
@@ -174,8 +174,8 @@ def main() -> None:
         by_length[str(n)] = by_detour[LENGTH_DETOUR] if n == frames else every(LENGTH_DETOUR, n)
     show(f"lengths in frames, {LENGTH_DETOUR}", by_length, ["return", "self", "revisit"])
     if args.json:
-        about = worlds.about(session(model, "pose-keyed", 0))
-        worlds.write_json(
+        about = heldout.about(session(model, "pose-keyed", 0))
+        heldout.write_json(
             args.json, about, rooms=rooms, lengths=by_length, detours=by_detour, truth=truth
         )
     if args.svg:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chart
+import heldout
 import numpy as np
 import persistence
-import worlds
 
 import rtfm_rt
 
@@ -54,7 +54,7 @@ def cases(rooms: int) -> list[Case]:
 
 
 def remembering(model: rtfm_rt.Model, room: int, seen: list[int]) -> rtfm_rt.Session:
-    data = worlds.load_rooms()
+    data = heldout.load_rooms()
     session = rtfm_rt.Session(model, threads=1, seed=room)
     for view in seen:
         session.observe(data.images[room, view], data.poses[room, view])
@@ -63,17 +63,17 @@ def remembering(model: rtfm_rt.Model, room: int, seen: list[int]) -> rtfm_rt.Ses
 
 def scores(model: rtfm_rt.Model, chosen: list[Case]) -> np.ndarray:
     """PSNR to the truth of every wanted view of every case, in order."""
-    data, result = worlds.load_rooms(), []
+    data, result = heldout.load_rooms(), []
     for room, seen, wanted in chosen:
         frames = remembering(model, room, seen).imagine(list(data.poses[room, wanted]))
         truths = data.images[room, wanted]
-        result += [worlds.psnr(f, t) for f, t in zip(frames, truths, strict=True)]
+        result += [heldout.psnr(f, t) for f, t in zip(frames, truths, strict=True)]
     return np.array(result)
 
 
 def supports(model: rtfm_rt.Model, chosen: list[Case]) -> np.ndarray:
     """Support of the same frames: all that is seen fits the context, so support is coverage."""
-    data, result = worlds.load_rooms(), []
+    data, result = heldout.load_rooms(), []
     for room, seen, wanted in chosen:
         memory = remembering(model, room, seen).memory
         result += [memory.coverage(pose) for pose in data.poses[room, wanted]]
@@ -176,7 +176,7 @@ def sweep(path: str, chosen: list[Case], score: np.ndarray, rooms: int) -> list[
     what a change adds to the rank correlation inside a room."""
     room, rows, own = by_frame(chosen), [], np.zeros(0)
     for change in ({}, *SWEEP):
-        with worlds.variant(path, **change) as file:
+        with heldout.variant(path, **change) as file:
             model = rtfm_rt.Model(file)
         support = supports(model, chosen)
         row = {"change": change, **calibration(support, score, room), **effects(model, rooms)}
@@ -247,9 +247,9 @@ def main() -> None:
     row = calibration(support, score, by_frame(chosen))
     show(row)
     rows = sweep(args.model, chosen, score, rooms) if args.sweep else []
-    about = worlds.about(rtfm_rt.Session(model, threads=1))
+    about = heldout.about(rtfm_rt.Session(model, threads=1))
     if args.json:
-        worlds.write_json(args.json, about, rooms=rooms, calibration=row, sweep=rows)
+        heldout.write_json(args.json, about, rooms=rooms, calibration=row, sweep=rows)
     if args.svg:
         relative = score - room_means(score, by_frame(chosen))
         args.svg.write_text(draw(row, support, relative, about["retrieval"]["far"], rows))

@@ -74,10 +74,10 @@ def test_support(tmp_path: Path) -> None:
 
 def test_a_variant_differs_in_its_retrieval_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import worlds
+    import heldout
 
     before = rtfm_rt.read_info(model_path("rooms"))
-    with worlds.variant("rooms", far=3.5, commit_below=0.5) as path:
+    with heldout.variant("rooms", far=3.5, commit_below=0.5) as path:
         after = rtfm_rt.read_info(str(path))
     changed = {**before["manifest"]["retrieval"], "far": 3.5, "commit_below": 0.5}
     assert after["manifest"] == {**before["manifest"], "retrieval": changed}
