@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from rtfm_rt import Error, Intrinsics, Pose, Session, paths
 from rtfm_rt.session import bundled_file, model_path
 from rtfm_rt.terminal import printable, progress, show
 
+_INTERRUPTED = 128 + signal.SIGINT
 _PATHS: dict[str, Callable[[int], list[Pose]]] = {
     "there-and-back": paths.there_and_back,
     "orbit": paths.orbit,
@@ -39,13 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         print("rtfm-rt: interrupted", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in `rtfm-rt info rooms | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (Error, OSError) as error:
         print(f"rtfm-rt: {printable(str(error))}", file=sys.stderr)
         return 2
+
+
+def run() -> NoReturn:
+    """The command: `main`, and when interrupted the end of an interrupted process."""
+    status = main()
+    if status == _INTERRUPTED:  # a shell's loop around the command ends with it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(status)
 
 
 class _Parser(argparse.ArgumentParser):
