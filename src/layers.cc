@@ -5,11 +5,14 @@
 
 namespace rtfm {
 
-Buffer Weights::vector(const std::string& name) const {
-  const std::vector<float> values = file.to_float(name);
+Buffer upload(const std::shared_ptr<Backend>& backend, const std::vector<float>& values) {
   Buffer buffer(backend, int64_t(values.size()) * 4);
   backend->upload(buffer.data(), values.data(), buffer.bytes());
   return buffer;
+}
+
+Buffer Weights::vector(const std::string& name) const {
+  return upload(backend, file.to_float(name));
 }
 
 Linear::Linear(const Weights& weights, const std::string& name) : name_(name) {

@@ -12,6 +12,9 @@
 
 namespace rtfm {
 
+// A copy of `values` on the device.
+Buffer upload(const std::shared_ptr<Backend>& backend, const std::vector<float>& values);
+
 // Where a network's tensors come from and go to.
 struct Weights {
   const Safetensors& file;

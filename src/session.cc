@@ -180,10 +180,7 @@ void Session::restore(const World& world, const uint8_t* images) {
   for (int64_t i = 0; i < count; ++i)
     memory_.insert(world.ids[size_t(i)], world.views[size_t(i)], images + i * image_.bytes());
   for (int64_t id : world.by_use) frames.use(id);
-  for (int64_t id : world.with_page) {
-    const int32_t slot = frames.slot_of(id);
-    encode(memory_.image(slot), memory_.assign_page(slot, {}));
-  }
+  for (int64_t id : world.with_page) make_page(frames.slot_of(id), {});
   next_id_ = world.next_id;
   last_pose_ = world.last_pose;
 }
@@ -219,12 +216,12 @@ Session::Context Session::recall(const Plan& plan, bool dreaming) {
     if (i < *options_.context) remembered |= plan.seen[i];
     if (i != missed && !memory_.has_page(slot)) continue;
     std::byte*& page = context.pages[context.count];
-    if (i == missed) {
-      page = dreaming ? memory_.scratch_page() : memory_.assign_page(slot, planned);
-      encode(memory_.image(slot), page);
-    } else {
+    if (i != missed)
       page = dreaming ? memory_.peek_page(slot) : memory_.use_page(slot);
-    }
+    else if (dreaming)
+      encode(memory_.image(slot), page = memory_.scratch_page());
+    else
+      page = make_page(slot, planned);
     context.slots[context.count] = slot;
     context.ids[context.count++] = plan.ids[i];
     seen |= plan.seen[i];
@@ -241,9 +238,7 @@ void Session::prefetch(const View& view) {
   const Plan plan = memory_.frames().peek({extrapolate(*last_pose_, view.pose), view.intrinsics});
   const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
   const int missed = most_missed(plan);
-  if (missed < 0) return;
-  const int32_t slot = plan.slots[missed];
-  encode(memory_.image(slot), memory_.assign_page(slot, planned));
+  if (missed >= 0) make_page(plan.slots[missed], planned);
 }
 
 // Gather → denoise → decode; touches nothing that a later frame depends on.
@@ -292,8 +287,14 @@ void Session::encode(const uint8_t* image, std::byte* page) {
 }
 
 void Session::commit(int64_t id, const View& view, const uint8_t* image) {
-  const int32_t slot = memory_.insert(id, view, image);
-  encode(image, memory_.assign_page(slot, {}));
+  make_page(memory_.insert(id, view, image), {});
+}
+
+// Encodes a remembered frame that has no page, in room taken from a frame that is none of `keep`.
+std::byte* Session::make_page(int32_t slot, std::span<const int32_t> keep) {
+  std::byte* page = memory_.assign_page(slot, keep);
+  encode(memory_.image(slot), page);
+  return page;
 }
 
 std::shared_ptr<Pixels> Session::borrow_pixels() {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -113,6 +114,7 @@ class Session {
   void prefetch(const View& view);
   Frame generate(const View& view, const Context& context, int steps);
   void encode(const uint8_t* image, std::byte* page);
+  std::byte* make_page(int32_t slot, std::span<const int32_t> keep);
   void commit(int64_t id, const View& view, const uint8_t* image);
   std::shared_ptr<Pixels> borrow_pixels();
   int affordable_steps(std::optional<double> deadline) const;

@@ -150,8 +150,6 @@ Tiers wrapped_available_tiers() asm("__wrap__ZN4rtfm3cpu15available_tiersEv");
 
 namespace rtfm::testing {
 
-bool native_amx() { return std::string(real_available_tiers().front()->name) == "amx"; }
-
 bool install_amx_emulator() {
 #if defined(RTFM_HAVE_AMX) && defined(__linux__)
   unsigned a, b, c, d;

@@ -6,9 +6,6 @@
 
 namespace rtfm::testing {
 
-// Whether the runtime itself offers the AMX tier here.
-bool native_amx();
-
 // Puts the emulator in front of whoever handles SIGILL now, unless it is there already. False where
 // the tier cannot run even so: it was not built, or the CPU lacks AVX512-BF16.
 bool install_amx_emulator();

@@ -35,12 +35,6 @@ std::vector<double> time_features(float t) {
   return features;
 }
 
-Buffer upload(const std::shared_ptr<Backend>& backend, const std::vector<float>& values) {
-  Buffer buffer(backend, int64_t(values.size()) * 4);
-  backend->upload(buffer.data(), values.data(), buffer.bytes());
-  return buffer;
-}
-
 std::string block_name(int64_t layer) { return "blocks." + std::to_string(layer); }
 
 }  // namespace
