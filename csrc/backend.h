@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 namespace rtfm {
@@ -17,6 +18,18 @@ constexpr int64_t size_of(DType t) { return t == DType::f32 ? 4 : t == DType::bf
 
 // "Operand" below is the backend's compute dtype (f32 or bf16): what a matmul or attention reads.
 // All other activations are f32. Matrices are row-major; *_stride counts elements between rows.
+// A page holds, for each layer, K then V, each [heads, tokens, dim] operand.
+
+constexpr int kMaxPages = 32;
+
+// What differs from step to step. It lies in device memory, where ops read it, so that work
+// recorded once can be launched again for other pages, poses and frames.
+struct StepInputs {
+  const void* pages[kMaxPages];     // the page of context slot 1, 2, ...
+  float transforms[kMaxPages][16];  // its M, row-major 4x4: P_query · P_page⁻¹
+  uint64_t seed, frame;             // of the noise
+  void* page;                       // that a read pass fills
+};
 
 enum class Epilogue : uint8_t {
   store,          // y = r                      y: f32
@@ -49,31 +62,31 @@ struct NormModulateArgs {
 
 // Splits qkv into heads; q and k: RMS norm over dim, times gain, then the upper half of dim turns
 // by the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for the softmax
-// (1/sqrt(dim)). K and V go, camera-local, to the page (when there is one) and into context slot
-// `slot`.
+// (1/sqrt(dim)). K and V go, camera-local, into context slot `slot` and, in a read pass, to
+// inputs->page.
 struct QkvSplitArgs {
-  const float* qkv;     // [tokens, 3 * heads * dim], columns (q|k|v, head, dim)
-  const float* q_gain;  // [dim]
-  const float* k_gain;  // [dim]
-  const float* cos;     // [tokens, dim / 4]
-  const float* sin;     // [tokens, dim / 4]
-  void* q;              // query_bytes(heads, tokens, dim)
-  void* page_k;         // [heads, tokens, dim] page dtype, or null
-  void* page_v;         // [heads, tokens, dim] page dtype, or null
-  void* slot;           // one context slot
+  const float* qkv;          // [tokens, 3 * heads * dim], columns (q|k|v, head, dim)
+  const float* q_gain;       // [dim]
+  const float* k_gain;       // [dim]
+  const float* cos;          // [tokens, dim / 4]
+  const float* sin;          // [tokens, dim / 4]
+  void* q;                   // query_bytes(heads, tokens, dim)
+  void* slot;                // one context slot
+  const StepInputs* inputs;  // null for no page
+  int64_t layer;             // of the page
   int64_t qkv_stride;
   int64_t tokens, heads, dim;
   float eps;
 };
 
-// Brings one camera-local page into a context slot, as the query camera sees it:
-// in every group of 4 consecutive dims of the lower half, k ← M k and v ← M v.
+// Brings inputs->pages[0..pages) into context slots 1..pages of every layer, as the query camera
+// sees them: in every group of 4 consecutive dims of the lower half, k ← M k and v ← M v.
 struct GatherArgs {
-  const void* page_k;   // [heads, tokens, dim] page dtype
-  const void* page_v;   // [heads, tokens, dim] page dtype
-  void* slot;           // one context slot
-  float transform[16];  // M, row-major 4x4: P_query · P_page⁻¹
-  int64_t tokens, heads, dim;
+  const StepInputs* inputs;
+  void* context;  // [layers, slots] of slot_bytes
+  int64_t pages;
+  int64_t slots, slot_bytes;
+  int64_t layers, tokens, heads, dim;
 };
 
 // y = softmax(q · kᵀ) · v over all keys of `slots` consecutive context slots, head by head.
@@ -86,16 +99,16 @@ struct AttentionArgs {
 };
 
 // One step of any linear sampler: x ← a·x + b·x0 + c·noise, and the operand copy of x that the next
-// step reads. Element e of frame `frame` at `step` draws normal(seed; frame, step, e): the same
-// number on every device (Philox 4x32-10, Box-Muller).
+// step reads. Element e of the frame in `inputs` at `step` draws normal(seed; frame, step, e): the
+// same number on every device (Philox 4x32-10, Box-Muller).
 struct SamplerArgs {
   float* x;         // [rows, cols]
   const float* x0;  // [rows, cols]
   void* operand;    // [rows, cols] operand
+  const StepInputs* inputs;
   int64_t x_stride, x0_stride, operand_stride;
   int64_t rows, cols;
   float a, b, c;
-  uint64_t seed, frame;
   uint32_t step;
 };
 
@@ -115,8 +128,20 @@ struct UnpatchifyArgs {
   int64_t height, width, patch;
 };
 
-// One execution context on one device: a stream, a thread pool. Not thread-safe; memory made by one
-// backend may be read by another of the same device (that is how sessions share a model).
+// A device that failed: out of memory, or lost.
+struct BackendError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// What a backend recorded of one piece of work; null until it was replayed for the first time.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
+// One execution context on one device: a stream, a thread pool. Not thread-safe. Ops and uploads
+// may still be under way when their call returns; they happen in order. Once finish() has returned,
+// another backend of the same device may read what this one wrote (sessions share a model so).
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -128,8 +153,18 @@ class Backend {
   // Memory, zero-filled, aligned for every op. Kernels rely on the zeros of the padding.
   virtual void* allocate(int64_t bytes) = 0;
   virtual void release(void* memory, int64_t bytes) noexcept = 0;
-  virtual void upload(void* device, const void* host, int64_t bytes) = 0;
-  virtual void download(void* host, const void* device, int64_t bytes) = 0;
+  virtual void upload(void* device, const void* host, int64_t bytes) = 0;    // host: free at once
+  virtual void download(void* host, const void* device, int64_t bytes) = 0;  // complete at once
+  virtual void finish() = 0;  // waits until all that was asked for is done
+
+  // Does `work`, a function that calls ops only: ops whose arguments are the same whenever it is
+  // replayed with this recording. A device that can launch recorded work does so.
+  template <class F>
+  void replay(std::unique_ptr<Recording>& recording, const F& work) {
+    replay(recording, [](const void* f) { (*static_cast<const F*>(f))(); }, &work);
+  }
+  // Whether it can; then recording ahead of time keeps the first frames from waiting for it.
+  virtual bool records() const = 0;
 
   // Layouts that differ between devices, by size only.
   virtual int64_t row_stride(int64_t cols, DType dtype) const = 0;  // elements; >= cols
@@ -148,6 +183,10 @@ class Backend {
   virtual void sampler(const SamplerArgs&) = 0;
   virtual void patchify(const PatchifyArgs&) = 0;
   virtual void unpatchify(const UnpatchifyArgs&) = 0;
+
+ protected:
+  virtual void replay(std::unique_ptr<Recording>& recording, void (*work)(const void*),
+                      const void* closure) = 0;
 };
 
 // tier: "" for the best one that this CPU allows (with `precision`, when given), or "portable",

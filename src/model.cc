@@ -12,6 +12,7 @@ Model::Model(const std::string& path, const std::string& device, const std::stri
   manifest_json_ = file.manifest_json;
   parameters_ = file.parameters;
   network_ = std::make_unique<FrameDit>(manifest_, Weights{file.weights, backend_});
+  backend_->finish();  // sessions read the weights through backends of their own
 }
 
 std::string Model::device() const { return backend_->name(); }

@@ -14,6 +14,7 @@ namespace rtfm {
 namespace {
 
 constexpr int64_t kDefaultBudget = int64_t{512} << 20;
+static_assert(kMaxContext <= kMaxPages);
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -99,6 +100,20 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   for (int i = 0; i < kPooledFrames; ++i)
     pool_.push_back(std::make_shared<Pixels>(size_t(image_.bytes())));
   latencies_.reserve(kWindow);
+  renderings_.resize(model_->manifest().samplers.size() * size_t(*options_.context));
+  inputs_.seed = options_.seed;
+  if (backend_->records()) warm_up();
+}
+
+// Everything that steps will launch is recorded before the first one, on an empty page.
+void Session::warm_up() {
+  inputs_.page = memory_.scratch_page();
+  std::fill_n(inputs_.pages, *options_.context, inputs_.page);
+  backend_->upload(workspace_.inputs.data(), &inputs_, sizeof inputs_);
+  for (int pages = 1; pages <= *options_.context; ++pages)
+    backend_->replay(rendering(pages, steps()), [&] { render(pages, steps()); });
+  backend_->replay(reading_, [&] { read(); });
+  backend_->finish();
 }
 
 Intrinsics Session::default_intrinsics() const {
@@ -244,26 +259,21 @@ void Session::prefetch(const View& view) {
 // Gather → denoise → decode; touches nothing that a later frame depends on.
 Frame Session::generate(const View& view, const Context& context, int steps) {
   const Manifest& m = model_->manifest();
-  const FrameDit& network = model_->network();
-  for (int i = 0; i < context.count; ++i)
-    network.gather(*backend_, workspace_, context.pages[i], 1 + i,
-                   camera_transform(view, memory_.frames().view(context.slots[i]), m.world_scale));
+  for (int i = 0; i < context.count; ++i) {
+    const View& seen = memory_.frames().view(context.slots[i]);
+    const Mat4 transform = camera_transform(view, seen, m.world_scale);
+    std::copy(transform.begin(), transform.end(), inputs_.transforms[i]);
+    inputs_.pages[i] = context.pages[i];
+  }
+  inputs_.frame = uint64_t(next_id_);
 
   const Clock::time_point start = Clock::now();
-  sample(*backend_, network, workspace_, m.samplers.at(steps), context.count,
-         {options_.seed, uint64_t(next_id_)});
-  denoising_ = seconds_since(start);
-
-  const Tensor& tokens = workspace_.x;
-  backend_->unpatchify({.tokens = static_cast<const float*>(tokens.data),
-                        .image = reinterpret_cast<uint8_t*>(image_.data()),
-                        .tokens_stride = tokens.stride,
-                        .height = m.image_height,
-                        .width = m.image_width,
-                        .patch = m.patch});
+  backend_->upload(workspace_.inputs.data(), &inputs_, sizeof inputs_);
+  backend_->replay(rendering(context.count, steps), [&] { render(context.count, steps); });
   Frame frame{
       .pixels = borrow_pixels(), .height = m.image_height, .width = m.image_width, .view = view};
   backend_->download(frame.pixels->data(), image_.data(), image_.bytes());
+  denoising_ = seconds_since(start);
   frame.id = next_id_;
   frame.steps = steps;
   frame.context_size = context.count;
@@ -272,10 +282,36 @@ Frame Session::generate(const View& view, const Context& context, int steps) {
   return frame;
 }
 
+// What is recorded of a frame: everything that depends on the workspace's inputs only.
+void Session::render(int pages, int steps) {
+  const Manifest& m = model_->manifest();
+  model_->network().gather(*backend_, workspace_, pages);
+  sample(*backend_, model_->network(), workspace_, m.samplers.at(steps), pages);
+  const Tensor& tokens = workspace_.x;
+  backend_->unpatchify({.tokens = static_cast<const float*>(tokens.data),
+                        .image = reinterpret_cast<uint8_t*>(image_.data()),
+                        .tokens_stride = tokens.stride,
+                        .height = m.image_height,
+                        .width = m.image_width,
+                        .patch = m.patch});
+}
+
+std::unique_ptr<Recording>& Session::rendering(int pages, int steps) {
+  const auto& samplers = model_->manifest().samplers;
+  const auto table = std::distance(samplers.begin(), samplers.find(steps));
+  return renderings_[size_t(table * *options_.context + pages - 1)];
+}
+
 // The read pass starts from pixels: a page can be made again at any time, and so can a world.
 void Session::encode(const uint8_t* image, std::byte* page) {
-  const Manifest& m = model_->manifest();
+  inputs_.page = page;
   backend_->upload(image_.data(), image, image_.bytes());
+  backend_->upload(workspace_.inputs.data(), &inputs_, sizeof inputs_);
+  backend_->replay(reading_, [&] { read(); });
+}
+
+void Session::read() {
+  const Manifest& m = model_->manifest();
   const Tensor& tokens = workspace_.x_operand;
   backend_->patchify({.image = reinterpret_cast<const uint8_t*>(image_.data()),
                       .tokens = tokens.data,
@@ -283,7 +319,7 @@ void Session::encode(const uint8_t* image, std::byte* page) {
                       .height = m.image_height,
                       .width = m.image_width,
                       .patch = m.patch});
-  model_->network().read(*backend_, workspace_, page);
+  model_->network().read(*backend_, workspace_);
 }
 
 void Session::commit(int64_t id, const View& view, const uint8_t* image) {

@@ -113,7 +113,11 @@ class Session {
   Context recall(const Plan& plan, bool dreaming);
   void prefetch(const View& view);
   Frame generate(const View& view, const Context& context, int steps);
+  void render(int pages, int steps);
+  std::unique_ptr<Recording>& rendering(int pages, int steps);
+  void warm_up();
   void encode(const uint8_t* image, std::byte* page);
+  void read();
   std::byte* make_page(int32_t slot, std::span<const int32_t> keep);
   void commit(int64_t id, const View& view, const uint8_t* image);
   std::shared_ptr<Pixels> borrow_pixels();
@@ -125,14 +129,17 @@ class Session {
   std::shared_ptr<Backend> backend_;
   Workspace workspace_;
   PageLayout page_layout_;
-  Buffer image_;  // [height, width, 3] uint8 on the device: what came in or goes out
+  StepInputs inputs_{};  // what workspace_.inputs gets before a pass
+  Buffer image_;         // [height, width, 3] uint8 on the device: what came in or goes out
   Memory memory_;
   int64_t next_id_ = 0;
   std::optional<Pose> last_pose_;  // of the last step, to look ahead from
 
+  std::vector<std::unique_ptr<Recording>> renderings_;  // [sampler tables, pages]
+  std::unique_ptr<Recording> reading_;
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
-  double denoising_ = 0;                   // seconds that the last frame spent in its steps
+  double denoising_ = 0;                   // seconds from the last plan to its frame
   double step_cost_ = 0, fixed_cost_ = 0;  // seconds, slowly forgetting maxima
   mutable std::mutex stats_mutex_;         // of the two below
   Stats totals_;

@@ -63,6 +63,18 @@ void from_operand(Backend& b, const void* from, int64_t rows, int64_t cols, int6
   }
 }
 
+Buffer upload_inputs(const std::shared_ptr<Backend>& b, const StepInputs& step) {
+  Buffer inputs(b, sizeof step);
+  b->upload(inputs.data(), &step, sizeof step);
+  return inputs;
+}
+// Images live on the device while an op reads or writes them.
+Buffer upload_image(const std::shared_ptr<Backend>& b, const Image& image) {
+  Buffer buffer(b, image.size());
+  b->upload(buffer.data(), image.data(), image.size());
+  return buffer;
+}
+
 struct Device {
   std::shared_ptr<Backend> b;
   Device(const std::string& device, const std::string& precision, int threads)
@@ -159,39 +171,46 @@ struct Device {
     const Buffer q(b, b->query_bytes(heads, tokens, dim));
     const int64_t slot_bytes = b->slot_bytes(heads, tokens, dim), rows = heads * tokens;
     const Buffer context(b, slots * slot_bytes);
-    const int64_t page_bytes = rows * dim * size_of(b->operand_dtype());
-    const Buffer page_k(b, page_bytes), page_v(b, page_bytes);
+    const int64_t half = rows * dim * size_of(b->operand_dtype());  // of a page
+    std::vector<Buffer> held;
+    StepInputs step{};
+    for (int64_t i = 0; i < slots; ++i) held.emplace_back(b, 2 * half);
+    for (int64_t i = 0; i + 1 < slots; ++i) {
+      const auto& [k, v, transform] = pages[size_t(i)];
+      std::byte* page = held[size_t(i)].data();
+      to_operand(*b, k.data(), rows, dim, dim, page);
+      to_operand(*b, v.data(), rows, dim, dim, page + half);
+      step.pages[i] = page;
+      std::copy_n(transform.data(), 16, step.transforms[i]);
+    }
+    step.page = held.back().data();
+    const Buffer inputs = upload_inputs(b, step);
     b->qkv_split({.qkv = static_cast<const float*>(in.view().data),
                   .q_gain = floats(qg),
                   .k_gain = floats(kg),
                   .cos = floats(c),
                   .sin = floats(s),
                   .q = q.data(),
-                  .page_k = page_k.data(),
-                  .page_v = page_v.data(),
                   .slot = context.data(),
+                  .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+                  .layer = 0,
                   .qkv_stride = in.view().stride,
                   .tokens = tokens,
                   .heads = heads,
                   .dim = dim,
                   .eps = eps});
     Array k({heads, tokens, dim}), v({heads, tokens, dim});
-    from_operand(*b, page_k.data(), rows, dim, dim, k.mutable_data());
-    from_operand(*b, page_v.data(), rows, dim, dim, v.mutable_data());
-    for (size_t i = 0; i < pages.size(); ++i) {
-      const auto& [other_k, other_v, transform] = pages[i];
-      to_operand(*b, other_k.data(), rows, dim, dim, page_k.data());
-      to_operand(*b, other_v.data(), rows, dim, dim, page_v.data());
-      GatherArgs args{.page_k = page_k.data(),
-                      .page_v = page_v.data(),
-                      .slot = context.data() + int64_t(i + 1) * slot_bytes,
-                      .transform = {},
-                      .tokens = tokens,
-                      .heads = heads,
-                      .dim = dim};
-      std::copy_n(transform.data(), 16, args.transform);
-      b->gather(args);
-    }
+    from_operand(*b, held.back().data(), rows, dim, dim, k.mutable_data());
+    from_operand(*b, held.back().data() + half, rows, dim, dim, v.mutable_data());
+    b->gather({.inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+               .context = context.data(),
+               .pages = slots - 1,
+               .slots = slots,
+               .slot_bytes = slot_bytes,
+               .layers = 1,
+               .tokens = tokens,
+               .heads = heads,
+               .dim = dim});
     const Matrix out(b, tokens, heads * dim, b->operand_dtype());
     b->attention({.q = q.data(),
                   .context = context.data(),
@@ -209,9 +228,13 @@ struct Device {
                     uint64_t frame, uint32_t step) const {
     const Matrix state = f32(x), answer = f32(x0);
     const Matrix copy(b, x.shape(0), x.shape(1), b->operand_dtype());
+    StepInputs key{};
+    key.seed = seed, key.frame = frame;
+    const Buffer inputs = upload_inputs(b, key);
     b->sampler({.x = static_cast<float*>(state.view().data),
                 .x0 = static_cast<const float*>(answer.view().data),
                 .operand = copy.view().data,
+                .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
                 .x_stride = state.view().stride,
                 .x0_stride = answer.view().stride,
                 .operand_stride = copy.view().stride,
@@ -220,8 +243,6 @@ struct Device {
                 .a = a,
                 .b = b_,
                 .c = c,
-                .seed = seed,
-                .frame = frame,
                 .step = step});
     return py::make_tuple(dense(state), dense(copy));
   }
@@ -229,7 +250,8 @@ struct Device {
   Array patchify(const Image& image, int64_t patch) const {
     const int64_t height = image.shape(0), width = image.shape(1);
     const Matrix out(b, height / patch * (width / patch), 3 * patch * patch, b->operand_dtype());
-    b->patchify({.image = image.data(),
+    const Buffer pixels = upload_image(b, image);
+    b->patchify({.image = reinterpret_cast<const uint8_t*>(pixels.data()),
                  .tokens = out.view().data,
                  .tokens_stride = out.view().stride,
                  .height = height,
@@ -240,12 +262,14 @@ struct Device {
   Image unpatchify(const Array& tokens, int64_t height, int64_t width, int64_t patch) const {
     const Matrix in = f32(tokens);
     Image image({height, width, int64_t{3}});
+    const Buffer pixels(b, image.size());
     b->unpatchify({.tokens = static_cast<const float*>(in.view().data),
-                   .image = image.mutable_data(),
+                   .image = reinterpret_cast<uint8_t*>(pixels.data()),
                    .tokens_stride = in.view().stride,
                    .height = height,
                    .width = width,
                    .patch = patch});
+    b->download(image.mutable_data(), pixels.data(), image.size());
     return image;
   }
 };
@@ -258,7 +282,7 @@ struct Network {
   int most_pages;
   Workspace w;
   PageLayout layout;
-  Buffer page;
+  std::vector<Buffer> held;  // [pages + 1]; the last is what a read pass fills
 
   Network(const std::string& path, const std::string& device, const std::string& precision,
           int threads, int pages)
@@ -266,33 +290,42 @@ struct Network {
         b(model.make_session_backend(threads)),
         most_pages(pages),
         w(model.network().make_workspace(b, pages)),
-        layout(model.network().page_layout(*b)),
-        page(b, layout.bytes()) {}
+        layout(model.network().page_layout(*b)) {
+    for (int i = 0; i <= pages; ++i) held.emplace_back(b, layout.bytes());
+  }
+
+  void upload_inputs(const StepInputs& step) { b->upload(w.inputs.data(), &step, sizeof step); }
 
   Array read(const Image& image) {
     const Manifest& m = model.manifest();
-    b->patchify({.image = image.data(),
+    const Buffer pixels = upload_image(b, image);
+    StepInputs step{};
+    step.page = held.back().data();
+    upload_inputs(step);
+    b->patchify({.image = reinterpret_cast<const uint8_t*>(pixels.data()),
                  .tokens = w.x_operand.view().data,
                  .tokens_stride = w.x_operand.view().stride,
                  .height = m.image_height,
                  .width = m.image_width,
                  .patch = m.patch});
-    model.network().read(*b, w, page.data());
+    model.network().read(*b, w);
     Array out({layout.layers, int64_t{2}, layout.heads, layout.tokens, layout.dim});
-    from_operand(*b, page.data(), out.size() / layout.dim, layout.dim, layout.dim,
+    from_operand(*b, held.back().data(), out.size() / layout.dim, layout.dim, layout.dim,
                  out.mutable_data());
     return out;
   }
   void gather(const std::vector<std::pair<Array, Array>>& pages) {  // (page, M)
     check<Error>(int(pages.size()) <= most_pages, "too many pages");
+    StepInputs step{};
     for (size_t i = 0; i < pages.size(); ++i) {
-      const Array& values = pages[i].first;
+      const auto& [values, transform] = pages[i];
       to_operand(*b, values.data(), values.size() / layout.dim, layout.dim, layout.dim,
-                 page.data());
-      Mat4 m;
-      std::copy_n(pages[i].second.data(), 16, m.begin());
-      model.network().gather(*b, w, page.data(), int64_t(i) + 1, m);
+                 held[i].data());
+      step.pages[i] = held[i].data();
+      std::copy_n(transform.data(), 16, step.transforms[i]);
     }
+    upload_inputs(step);
+    model.network().gather(*b, w, int(pages.size()));
   }
   Array dense(const Matrix& m) {
     Array y({m.view().rows, m.view().cols});
@@ -301,7 +334,7 @@ struct Network {
   }
   void start(const Array& x) {
     w.x.upload(*b, x.data());
-    update(*b, w, 1.f, 0.f, 0.f, {0, 0}, 0);  // the operand copy
+    update(*b, w, 1.f, 0.f, 0.f, 0);  // the operand copy
   }
   Array write(const Array& x, float t, const std::vector<std::pair<Array, Array>>& pages) {
     gather(pages);
@@ -315,7 +348,7 @@ struct Network {
     start(noise);
     for (const SamplerRow& row : model.manifest().samplers.at(steps)) {
       model.network().write(*b, w, row.t, int(pages.size()));
-      update(*b, w, row.a, row.b, row.c, {0, 0}, 1);
+      update(*b, w, row.a, row.b, row.c, 1);
     }
     return dense(w.x);
   }

@@ -47,6 +47,8 @@ class CpuBackend final : public Backend {
   void download(void* host, const void* device, int64_t bytes) override {
     std::memcpy(host, device, size_t(bytes));
   }
+  void finish() override {}
+  bool records() const override { return false; }
 
   // Rows start on cache lines, one line off a power of two so that strips of rows do not collide.
   int64_t row_stride(int64_t cols, DType dtype) const override {
@@ -76,6 +78,11 @@ class CpuBackend final : public Backend {
   void sampler(const SamplerArgs& a) override { launch(kernels_.sampler, a); }
   void patchify(const PatchifyArgs& a) override { launch(kernels_.patchify, a); }
   void unpatchify(const UnpatchifyArgs& a) override { launch(kernels_.unpatchify, a); }
+
+ protected:
+  void replay(std::unique_ptr<Recording>&, void (*work)(const void*), const void* f) override {
+    work(f);
+  }
 
  private:
   template <class Args>

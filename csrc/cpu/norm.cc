@@ -85,8 +85,11 @@ void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
     std::memcpy(values + i * a.dim, q + 2 * width, size_t(a.dim) * 4);
   }
   const int64_t at = (head * a.tokens + first) * a.dim;
-  if (a.page_k) to_page(a.page_k, at, keys, count * a.dim);
-  if (a.page_v) to_page(a.page_v, at, values, count * a.dim);
+  if (a.inputs) {
+    const int64_t half = a.heads * a.tokens * a.dim;
+    to_page(a.inputs->page, 2 * a.layer * half + at, keys, count * a.dim);
+    to_page(a.inputs->page, (2 * a.layer + 1) * half + at, values, count * a.dim);
+  }
   pack_slot(SlotLayout(a.heads, a.tokens, a.dim), static_cast<Operand*>(a.slot), head, first, count,
             a.dim, keys, values);
 }
@@ -106,17 +109,23 @@ RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_
 }
 
 int64_t gather_tasks(const GatherArgs& a, int) {
-  return a.heads * (round_up(a.tokens, kBlock) / kBlock);
+  return a.pages * a.layers * a.heads * (round_up(a.tokens, kBlock) / kBlock);
 }
 
+// task: (page, layer, block of tokens, head), the last fastest
 void gather(const GatherArgs& a, int64_t task, int64_t) {
-  const int64_t head = task % a.heads, first = task / a.heads * kBlock;
+  const int64_t blocks = round_up(a.tokens, kBlock) / kBlock, half = a.heads * a.tokens * a.dim;
+  const int64_t head = task % a.heads, first = task / a.heads % blocks * kBlock;
+  const int64_t layer = task / a.heads / blocks % a.layers,
+                page = task / a.heads / blocks / a.layers;
   const int64_t count = least(kBlock, a.tokens - first), at = (head * a.tokens + first) * a.dim;
+  const float* m = a.inputs->transforms[page];
   alignas(64) float keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
-  transformed(a.page_k, at, count, a.dim, a.transform, keys);
-  transformed(a.page_v, at, count, a.dim, a.transform, values);
-  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), static_cast<Operand*>(a.slot), head, first, count,
-            a.dim, keys, values);
+  transformed(a.inputs->pages[page], 2 * layer * half + at, count, a.dim, m, keys);
+  transformed(a.inputs->pages[page], (2 * layer + 1) * half + at, count, a.dim, m, values);
+  char* slot = static_cast<char*>(a.context) + (layer * a.slots + 1 + page) * a.slot_bytes;
+  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), reinterpret_cast<Operand*>(slot), head, first,
+            count, a.dim, keys, values);
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

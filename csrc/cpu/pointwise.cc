@@ -40,7 +40,7 @@ static void normal_groups(uint32_t group, uint32_t step, uint64_t frame, uint64_
 static void draw(const SamplerArgs& a, int64_t first, float* noise) {
   for (int64_t e = 0; e < kNoiseBlock; e += 4 * VL) {
     vf n[4];
-    normal_groups(uint32_t((first + e) / 4), a.step, a.frame, a.seed, n);
+    normal_groups(uint32_t((first + e) / 4), a.step, a.inputs->frame, a.inputs->seed, n);
     for (int64_t i = 0; i < VL; ++i)
       for (int64_t j = 0; j < 4; ++j) noise[e + 4 * i + j] = n[j][i];
   }

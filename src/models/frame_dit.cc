@@ -125,6 +125,7 @@ Workspace FrameDit::make_workspace(const std::shared_ptr<Backend>& backend, int 
               .hidden = matrix(mlp_, operand),
               .query = Buffer(backend, backend->query_bytes(heads_, tokens_, dim_)),
               .context = {},
+              .inputs = Buffer(backend, sizeof(StepInputs)),
               .slot_bytes = backend->slot_bytes(heads_, tokens_, dim_),
               .slots = 1 + pages};
   w.context = Buffer(backend, int64_t(blocks_.size()) * w.slots * w.slot_bytes);
@@ -147,17 +148,17 @@ FrameDit::Modulation FrameDit::modulation(int64_t time, int64_t layer) const {
   return {m, m + width_, m + 2 * width_, m + 3 * width_, m + 4 * width_, m + 5 * width_};
 }
 
-void FrameDit::split(Backend& backend, const Workspace& w, int64_t layer, std::byte* page) const {
-  const PageLayout layout = page_layout(backend);
+void FrameDit::split(Backend& backend, const Workspace& w, int64_t layer,
+                     const StepInputs* inputs) const {
   backend.qkv_split({.qkv = static_cast<const float*>(w.qkv.view().data),
                      .q_gain = floats(blocks_[size_t(layer)].q_gain),
                      .k_gain = floats(blocks_[size_t(layer)].k_gain),
                      .cos = floats(cos_),
                      .sin = floats(sin_),
                      .q = w.query.data(),
-                     .page_k = page ? layout.k(page, layer) : nullptr,
-                     .page_v = page ? layout.v(page, layer) : nullptr,
                      .slot = w.slot(layer, 0),
+                     .inputs = inputs,
+                     .layer = layer,
                      .qkv_stride = w.qkv.view().stride,
                      .tokens = tokens_,
                      .heads = heads_,
@@ -184,32 +185,28 @@ void FrameDit::transform_tokens(Backend& backend, const Workspace& w, int64_t la
   block.down.add_gated(backend, w.hidden, m.gate2, w.h);
 }
 
-void FrameDit::read(Backend& backend, const Workspace& w, std::byte* page) const {
+void FrameDit::read(Backend& backend, const Workspace& w) const {
   const int64_t layers = int64_t(blocks_.size());
   in_(backend, w.x_operand, w.h);
   for (int64_t l = 0; l < layers; ++l) {
     const Modulation m = modulation(0, l);
     norm_modulate(backend, w.h, m.scale1, m.shift1, w.normed);
     blocks_[size_t(l)].qkv(backend, w.normed, w.qkv);
-    split(backend, w, l, page);
+    split(backend, w, l, w.step_inputs());
     if (l + 1 < layers) transform_tokens(backend, w, l, m, 0);  // the last K/V end the pass
   }
 }
 
-void FrameDit::gather(Backend& backend, const Workspace& w, std::byte* page, int64_t index,
-                      const Mat4& transform) const {
-  const PageLayout layout = page_layout(backend);
-  for (int64_t l = 0; l < int64_t(blocks_.size()); ++l) {
-    GatherArgs args{.page_k = layout.k(page, l),
-                    .page_v = layout.v(page, l),
-                    .slot = w.slot(l, index),
-                    .transform = {},
-                    .tokens = tokens_,
-                    .heads = heads_,
-                    .dim = dim_};
-    std::copy(transform.begin(), transform.end(), args.transform);
-    backend.gather(args);
-  }
+void FrameDit::gather(Backend& backend, const Workspace& w, int pages) const {
+  backend.gather({.inputs = w.step_inputs(),
+                  .context = w.context.data(),
+                  .pages = pages,
+                  .slots = w.slots,
+                  .slot_bytes = w.slot_bytes,
+                  .layers = int64_t(blocks_.size()),
+                  .tokens = tokens_,
+                  .heads = heads_,
+                  .dim = dim_});
 }
 
 void FrameDit::write(Backend& backend, const Workspace& w, float t, int pages) const {

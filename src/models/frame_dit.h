@@ -18,10 +18,7 @@ namespace rtfm {
 struct PageLayout {
   int64_t layers, heads, tokens, dim, element;  // element: bytes
 
-  int64_t half() const { return heads * tokens * dim * element; }
-  int64_t bytes() const { return layers * 2 * half(); }
-  std::byte* k(std::byte* page, int64_t layer) const { return page + layer * 2 * half(); }
-  std::byte* v(std::byte* page, int64_t layer) const { return k(page, layer) + half(); }
+  int64_t bytes() const { return layers * 2 * heads * tokens * dim * element; }
 };
 
 // Everything a pass writes, sized once for one session. Slot 0 of the context is the frame's own
@@ -37,10 +34,14 @@ struct Workspace {
   Matrix hidden;     // [tokens, mlp] operand
   Buffer query;      // packed queries of one layer
   Buffer context;    // [layers, 1 + pages] slots
+  Buffer inputs;     // one StepInputs
   int64_t slot_bytes, slots;  // slots = 1 + pages
 
   std::byte* slot(int64_t layer, int64_t index) const {
     return context.data() + (layer * slots + index) * slot_bytes;
+  }
+  const StepInputs* step_inputs() const {
+    return reinterpret_cast<const StepInputs*>(inputs.data());
   }
 };
 
@@ -53,13 +54,12 @@ class FrameDit {
   Workspace make_workspace(const std::shared_ptr<Backend>& backend, int pages) const;
   PageLayout page_layout(const Backend& backend) const;
 
-  // Read pass: encodes the clean frame in workspace.x_operand and fills its page.
-  void read(Backend& backend, const Workspace& workspace, std::byte* page) const;
+  // Read pass: encodes the clean frame in workspace.x_operand and fills the page of the inputs.
+  void read(Backend& backend, const Workspace& workspace) const;
 
-  // Brings a page into context slot `index` (1..pages) as the query camera sees it. Once per
-  // (page, pose), for all denoising steps.
-  void gather(Backend& backend, const Workspace& workspace, std::byte* page, int64_t index,
-              const Mat4& transform) const;
+  // Brings the first `pages` pages of the inputs into the context as the query camera sees them.
+  // Once per pose, for all denoising steps.
+  void gather(Backend& backend, const Workspace& workspace, int pages) const;
 
   // Write pass: x0 from the noisy frame in workspace.x_operand at time t, attending to itself and
   // to the `pages` gathered ones. t must be a time of the manifest's samplers.
@@ -79,7 +79,8 @@ class FrameDit {
   void build_rope(const Manifest& manifest, const Weights& weights);
   int64_t time_index(float t) const;
   Modulation modulation(int64_t time, int64_t layer) const;
-  void split(Backend& backend, const Workspace& workspace, int64_t layer, std::byte* page) const;
+  void split(Backend& backend, const Workspace& workspace, int64_t layer,
+             const StepInputs* inputs) const;
   void transform_tokens(Backend& backend, const Workspace& workspace, int64_t layer,
                         const Modulation& m, int pages) const;
 
