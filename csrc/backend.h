@@ -150,7 +150,8 @@ class Backend {
   virtual DType operand_dtype() const = 0;  // also the dtype of pages
   virtual int threads() const = 0;          // host threads that compute; 1 on a GPU
 
-  // Memory, zero-filled, aligned for every op. Kernels rely on the zeros of the padding.
+  // Memory, zero-filled, aligned for every op. Kernels rely on the zeros of the padding. These two
+  // may be called from any thread.
   virtual void* allocate(int64_t bytes) = 0;
   virtual void release(void* memory, int64_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, int64_t bytes) = 0;    // host: free at once

@@ -281,6 +281,11 @@ void bind_memory(py::module_& m) {
 
 void bind_session(py::module_& m) {
   py::class_<Session, std::shared_ptr<Session>>(m, "Session")
+      .def(py::init([](Session& parent) {
+             const py::gil_scoped_release release;
+             return parent.fork();
+           }),
+           "parent"_a, "A branch of another session's world.")
       .def(py::init(&make_session), "model"_a, py::kw_only(), "device"_a = "auto",
            "precision"_a = "auto", "threads"_a = py::none(), "seed"_a = 0, "context"_a = py::none(),
            "steps"_a = py::none(), "memory_budget"_a = py::none(), "deadline"_a = py::none(),

@@ -50,14 +50,12 @@ FrameCache::FrameCache(const Retrieval& retrieval, int64_t capacity)
       by_id_(capacity),
       order_(capacity, 1),
       uses_(capacity, 2),
-      frusta_(slots<Frustum>(capacity)),
-      views_(slots<View>(capacity)),
-      ids_(slots<int64_t>(capacity)),
-      turns_(slots<int64_t>(capacity)) {
-  if (capacity > kExactFrames)
-    index_.emplace(retrieval.far, capacity);
-  else
-    witnesses_ = slots<Witnesses>(capacity);
+      witnesses_(capacity > kExactFrames ? 0 : capacity),
+      frusta_(capacity),
+      views_(capacity),
+      ids_(capacity),
+      turns_(capacity) {
+  if (capacity > kExactFrames) index_.emplace(retrieval.far, capacity);
   candidates_.reserve(kExactFrames);
 }
 
@@ -95,7 +93,8 @@ void FrameCache::ask(const FrustumPoints& points) {
     add(s, points);
   fixed_ = static_cast<int>(candidates_.size());
   if (size_ > kExactFrames) return;
-  for (int32_t slot = 0; slot < static_cast<int32_t>(size_); ++slot) add(slot, points);
+  for (int32_t slot = 0; slot < static_cast<int32_t>(size_); ++slot)
+    if (may_leave(slot)) candidates_.push_back({sight_.seen(frusta_[slot], points), -1, slot, 0});
 }
 
 void FrameCache::ask_index(const FrustumPoints& points, const Place& place,
@@ -108,11 +107,11 @@ void FrameCache::ask_index(const FrustumPoints& points, const Place& place,
 }
 
 void FrameCache::add(int32_t slot, const FrustumPoints& points) {
-  Frustum& frame = frusta_[slot];
-  if (frame.mark == question_) return;
-  frame.mark = question_;
-  const uint64_t mask = sight_.seen(frame, points);
-  candidates_.push_back({mask, -1, slot, 0});
+  size_t at = size_t(slot) % marks_.size();
+  while (marks_[at].question == question_ && marks_[at].slot != slot) at = (at + 1) % marks_.size();
+  if (marks_[at].question == question_) return;
+  marks_[at] = {question_, slot};
+  candidates_.push_back({sight_.seen(frusta_[slot], points), -1, slot, 0});
 }
 
 Plan FrameCache::choose() {
@@ -186,8 +185,8 @@ int32_t FrameCache::insert(int64_t id, const View& view) {
                     ": expected a new id, got one that is in memory");
   const int32_t slot = size_ < capacity_ ? static_cast<int32_t>(size_) : evict();
   ++size_;
-  ids_[slot] = id;
-  turns_[slot] = turn_++;
+  ids_.write(slot) = id;
+  turns_.write(slot) = turn_++;
   by_id_.set(static_cast<uint64_t>(id), slot);
   uses_.append(kShown, slot);
   put(slot, view);
@@ -197,13 +196,13 @@ int32_t FrameCache::insert(int64_t id, const View& view) {
 }
 
 void FrameCache::put(int32_t slot, const View& view) {
-  views_[slot] = view;
-  frusta_[slot] = frustum(view);
+  views_.write(slot) = view;
+  frusta_.write(slot) = frustum(view);
   if (index_) {
     use_all(index_->insert(slot, place_in_index(sight_, frusta_[slot], view)));
     use_slot(slot);
   } else {
-    witnesses_[slot].count = 0;
+    witnesses_.write(slot).count = 0;
   }
 }
 
@@ -226,8 +225,13 @@ bool FrameCache::stands_in(int32_t newer, int32_t older) const {
 
 // Keeps `newer` as a witness of `older` if it is one and there is room in the list.
 void FrameCache::consider(int32_t newer, int32_t older) {
-  Witnesses& w = witnesses_[older];
-  if (w.count < kWitnesses && stands_in(newer, older)) w.slots[w.count++] = newer;
+  if (witnesses_[older].count == kWitnesses || !stands_in(newer, older)) return;
+  Witnesses& w = witnesses_.write(older);
+  w.slots[w.count++] = newer;
+}
+
+bool FrameCache::may_leave(int32_t slot) const {
+  return turns_[slot] >= retrieval_.sinks && turns_[slot] < turn_ - retrieval_.recent;
 }
 
 // The first frame in the order of use that is redundant and may leave, else that may leave.
@@ -235,7 +239,7 @@ int32_t FrameCache::victim() const {
   int32_t first = -1;
   for (const int list : {kHidden, kShown})
     for (int32_t s = uses_.first(list); s != uses_.end(list); s = uses_.next(s)) {
-      if (turns_[s] < retrieval_.sinks || turns_[s] >= turn_ - retrieval_.recent) continue;
+      if (!may_leave(s)) continue;
       if (index_ || witnesses_[s].count == kWitnesses) return s;
       if (first < 0) first = s;
     }
@@ -257,7 +261,7 @@ int32_t FrameCache::evict() {
 void FrameCache::forget_view(int32_t slot) {
   if (index_) return use_all(index_->erase(slot));
   each([&](int32_t s) {
-    Witnesses& w = witnesses_[s];
+    Witnesses& w = witnesses_.write(s);
     w.count = static_cast<int32_t>(std::remove(w.slots, w.slots + w.count, slot) - w.slots);
   });
 }
@@ -306,7 +310,7 @@ void FrameCache::settle() {
     index_.emplace(retrieval_.far, capacity_);
     each([&](int32_t s) { index_->insert(s, place_in_index(sight_, frusta_[s], views_[s])); });
   } else {
-    each([&](int32_t s) { witnesses_[s].count = 0; });
+    each([&](int32_t s) { witnesses_.write(s).count = 0; });
     each([&](int32_t newer) {
       each([&](int32_t older) {
         if (turns_[older] < turns_[newer]) consider(newer, older);

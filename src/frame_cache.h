@@ -4,10 +4,12 @@
 // touches them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
+#include "src/blocks.h"
 #include "src/frustum.h"
 #include "src/pose.h"
 #include "src/pose_index.h"
@@ -35,7 +37,8 @@ struct Plan {  // the context of one frame: sinks, the latest (newest first), th
   double support = 0;          // share of the query frustum that these frames have seen, 0..1
 };
 
-// Fixed capacity: all memory is taken at construction. Deterministic. One thread at a time.
+// Fixed capacity: all memory is taken at construction. Deterministic. One thread at a time. A copy
+// takes a few microseconds at any size and shares memory until one of the two changes it.
 //
 // Up to kExactFrames, a plan scans every frame exactly: 64 points of the query frustum against each
 // remembered frustum. A larger world is asked through a PoseIndex: of its candidates, the 48
@@ -97,6 +100,10 @@ class FrameCache {
     int32_t slot;
     int gain;  // an upper bound of what it still adds; -1: taken
   };
+  struct Mark {
+    uint32_t question;
+    int32_t slot;
+  };
   enum List { kOrder = 0, kShown = 0, kHidden = 1 };  // of order_; of uses_
 
   int32_t newest() const { return order_.previous(order_.end(kOrder)); }
@@ -117,6 +124,7 @@ class FrameCache {
   void use_all(const PoseIndex::Changed& frames);
   bool stands_in(int32_t newer, int32_t older) const;
   void consider(int32_t newer, int32_t older);
+  bool may_leave(int32_t slot) const;  // neither sink nor recent
   int32_t victim() const;
   int32_t evict();  // the slot it frees
   void forget_view(int32_t slot);
@@ -124,9 +132,10 @@ class FrameCache {
   Retrieval retrieval_;
   Sight sight_;
   int64_t capacity_, size_ = 0, evicted_ = 0;
-  int64_t turn_ = 0;                   // frames inserted so far
-  Frustum here_{};                     // the query of the present question
-  uint32_t question_ = 0;              // ... which marks the frusta that are its candidates
+  int64_t turn_ = 0;  // frames inserted so far
+  Frustum here_{};    // the query of the present question
+  uint32_t question_ = 0;
+  std::array<Mark, 512> marks_{};      // ... some of its candidates, by a hash of their slots
   std::vector<Candidate> candidates_;  // ... in order: sinks, recent, others
   int fixed_ = 0;                      // ... how many of them are in every context
 
@@ -134,11 +143,11 @@ class FrameCache {
   SlotLists order_;                 // of insertion
   SlotLists uses_;                  // least recent first; the frames that the index hides apart
   std::optional<PoseIndex> index_;  // with a capacity above kExactFrames, else:
-  Slots<Witnesses> witnesses_;      // by slot, as all below; the slots in use are 0..size-1
-  Slots<Frustum> frusta_;
-  Slots<View> views_;
-  Slots<int64_t> ids_;
-  Slots<int64_t> turns_;  // turn_ when inserted
+  CowArray<Witnesses> witnesses_;   // by slot, as all below; the slots in use are 0..size-1
+  CowArray<Frustum> frusta_;
+  CowArray<View> views_;
+  CowArray<int64_t> ids_;
+  CowArray<int64_t> turns_;  // turn_ when inserted
 };
 
 }  // namespace rtfm

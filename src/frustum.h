@@ -22,7 +22,6 @@ struct Triple {
 // tangent of the half angle, so that a camera-local point is in view when |x| <= z and |y| <= z.
 struct alignas(64) Frustum {
   float rows[9];
-  uint32_t mark;  // of its owner
   double position[3];
 
   const float* direction() const { return rows + 6; }

@@ -41,6 +41,7 @@ struct Manifest {
 
   int tokens() const { return (image_height / patch) * (image_width / patch); }
   int token_size() const { return 3 * patch * patch; }
+  int64_t image_bytes() const { return int64_t{3} * image_height * image_width; }
 };
 
 // Throws ModelError for anything but a complete manifest of format 1 with every value in range.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "src/check.h"
 
@@ -16,6 +15,13 @@ constexpr int kSpares = 4;                         // frames planned beyond the 
 Retrieval with_spares(Retrieval r, int64_t pages) {
   r.context = int(std::min<int64_t>({r.context + kSpares, kMaxContext, pages - 1}));
   return r;
+}
+
+Blocks::Allocate on(const std::shared_ptr<Backend>& backend) {
+  return [backend](int64_t bytes) {
+    const auto buffer = std::make_shared<Buffer>(backend, bytes);
+    return std::shared_ptr<std::byte>(buffer, buffer->data());
+  };
 }
 
 }  // namespace
@@ -45,20 +51,15 @@ Memory::Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retriev
       image_bytes_(image_bytes),
       frames_(with_spares(retrieval, capacity.pages), capacity.frames),
       pool_(capacity.pages, capacity.frames),
-      pages_(backend, (capacity.pages + 1) * page_bytes),
-      images_(static_cast<uint8_t*>(std::calloc(size_t(capacity.frames), size_t(image_bytes)))) {
-  if (!images_) throw std::bad_alloc();
-}
+      pages_(capacity.pages + 1, page_bytes, on(backend)),
+      images_((capacity.frames + kImages - 1) / kImages, kImages * image_bytes, Blocks::host) {}
 
 int32_t Memory::insert(int64_t id, const View& view, const uint8_t* image) {
   const int32_t slot = frames_.insert(id, view);
   pool_.release(slot);  // of a frame that was forgotten to make room
-  std::memcpy(images_.get() + slot * image_bytes_, image, size_t(image_bytes_));
+  std::byte* images = images_.write(slot / kImages);
+  std::memcpy(images + slot % kImages * image_bytes_, image, size_t(image_bytes_));
   return slot;
-}
-
-std::byte* Memory::assign_page(int32_t slot, std::span<const int32_t> keep) {
-  return page(pool_.assign(slot, keep));
 }
 
 }  // namespace rtfm

@@ -3,10 +3,11 @@
 // the pages of those used last. A page that is not at hand is encoded again from the pixels.
 #pragma once
 
-#include <cstdlib>
 #include <memory>
 #include <span>
+#include <vector>
 
+#include "src/blocks.h"
 #include "src/frame_cache.h"
 #include "src/page_pool.h"
 #include "src/tensor.h"
@@ -14,7 +15,8 @@
 namespace rtfm {
 
 // One thread at a time. Everything is allocated at construction; what is not used yet costs address
-// space only.
+// space only. A fork shares frames, pixels and pages until one of the two changes them: no page is
+// copied, and each side may fill a budget of its own.
 class Memory {
  public:
   // budget: bytes for pixels and pages together; a quarter goes to pixels where they are the
@@ -29,13 +31,18 @@ class Memory {
   // A new frame with its pixels [image_bytes]; returns its slot. It has no page yet.
   int32_t insert(int64_t id, const View& view, const uint8_t* image);
 
-  const uint8_t* image(int32_t slot) const { return images_.get() + slot * image_bytes_; }
+  const uint8_t* image(int32_t slot) const {
+    return reinterpret_cast<const uint8_t*>(images_[slot / kImages]) +
+           slot % kImages * image_bytes_;
+  }
   bool has_page(int32_t slot) const { return pool_.find(slot) >= 0; }
-  std::byte* use_page(int32_t slot) { return page(pool_.use(slot)); }    // it must have one
-  std::byte* peek_page(int32_t slot) { return page(pool_.find(slot)); }  // the same, not as a use
+  const std::byte* use_page(int32_t slot) { return pages_[pool_.use(slot)]; }  // it must have one
+  const std::byte* peek_page(int32_t slot) const { return pages_[pool_.find(slot)]; }  // not a use
   // Room for the page of a frame that has none, taken from a frame that is none of `keep`.
-  std::byte* assign_page(int32_t slot, std::span<const int32_t> keep);
-  std::byte* scratch_page() { return page(int32_t(pool_.pages())); }  // belongs to no frame
+  std::byte* assign_page(int32_t slot, std::span<const int32_t> keep) {
+    return pages_.replace(pool_.assign(slot, keep));
+  }
+  std::byte* scratch_page() { return pages_.replace(pool_.pages()); }  // belongs to no frame
 
   std::vector<int32_t> pages_by_use() const { return pool_.by_use(); }  // slots, oldest use first
 
@@ -50,16 +57,13 @@ class Memory {
                            int64_t budget);
   Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval, int64_t page_bytes,
          int64_t image_bytes, const Capacity& capacity);
-  std::byte* page(int32_t index) const { return pages_.data() + index * page_bytes_; }
+  static constexpr int32_t kImages = 16;  // in a block
 
-  struct Free {
-    void operator()(uint8_t* memory) const { std::free(memory); }
-  };
   int64_t page_bytes_, image_bytes_;
   FrameCache frames_;
   PagePool pool_;
-  Buffer pages_;                             // [pages + 1] pages; the last is scratch
-  std::unique_ptr<uint8_t[], Free> images_;  // [frames] of image_bytes
+  Blocks pages_;   // [pages + 1] pages on the device; the last is scratch
+  Blocks images_;  // [frames / kImages] of kImages images
 };
 
 }  // namespace rtfm

@@ -20,6 +20,7 @@ class Model {
   const std::string& manifest_json() const { return manifest_json_; }
   const std::string& path() const { return path_; }
   const FrameDit& network() const { return *network_; }
+  const std::shared_ptr<Backend>& backend() const { return backend_; }  // for memory only
   int64_t parameters() const { return parameters_; }
   std::string device() const;
   std::string precision() const;

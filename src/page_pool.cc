@@ -6,42 +6,48 @@
 namespace rtfm {
 
 int32_t PagePool::use(int32_t frame) {
-  const int32_t page = page_of_[frame];
-  used_[page] = ++clock_;
+  const int32_t page = find(frame);
+  lists_.remove(page);
+  lists_.append(kUsed, page);
   return page;
 }
 
 int32_t PagePool::assign(int32_t frame, std::span<const int32_t> keep) {
-  int32_t best = -1;
-  for (int32_t page = 0; page < int32_t(owner_.size()); ++page) {
-    const int32_t owner = owner_[page];
-    if (owner < 0) {
-      best = page;
-      break;
+  const auto kept = [&](int32_t page) {
+    return std::find(keep.begin(), keep.end(), owner_[page]) != keep.end();
+  };
+  int32_t page = fresh_;
+  if (fresh_ < pages_) {
+    ++fresh_;
+  } else {
+    if (lists_.first(kFree) == lists_.end(kFree)) {
+      int32_t oldest = lists_.first(kUsed);
+      while (kept(oldest)) oldest = lists_.next(oldest);
+      release(owner_[oldest]);
     }
-    const bool kept = std::find(keep.begin(), keep.end(), owner) != keep.end();
-    if (!kept && (best < 0 || used_[page] < used_[best])) best = page;
+    page = lists_.first(kFree);
+    lists_.remove(page);
   }
-  if (owner_[best] >= 0) release(owner_[best]);
-  owner_[best] = frame;
-  page_of_[frame] = best;
+  lists_.append(kUsed, page);
+  owner_.write(page) = frame;
+  page_of_.write(frame) = page + 1;
   ++resident_;
-  return use(frame);
+  return page;
 }
 
 void PagePool::release(int32_t frame) {
-  const int32_t page = page_of_[frame];
+  const int32_t page = find(frame);
   if (page < 0) return;
-  owner_[page] = page_of_[frame] = -1;
+  lists_.remove(page);
+  lists_.append(kFree, page);
+  page_of_.write(frame) = 0;
   --resident_;
 }
 
 std::vector<int32_t> PagePool::by_use() const {
   std::vector<int32_t> frames;
-  for (int32_t frame : owner_)
-    if (frame >= 0) frames.push_back(frame);
-  std::sort(frames.begin(), frames.end(),
-            [&](int32_t a, int32_t b) { return used_[page_of_[a]] < used_[page_of_[b]]; });
+  for (int32_t p = lists_.first(kUsed); p != lists_.end(kUsed); p = lists_.next(p))
+    frames.push_back(owner_[p]);
   return frames;
 }
 

@@ -7,16 +7,20 @@
 #include <span>
 #include <vector>
 
+#include "src/blocks.h"
+#include "src/slot_lists.h"
+
 namespace rtfm {
 
-// Least recently used out first. All memory is taken at construction; deterministic.
+// Least recently used out first, in O(1). All memory is taken at construction; deterministic.
 class PagePool {
  public:
-  PagePool(int64_t pages, int64_t frames) : page_of_(frames, -1), owner_(pages, -1), used_(pages) {}
+  PagePool(int64_t pages, int64_t frames)
+      : pages_(pages), page_of_(frames), owner_(pages), lists_(pages, 2) {}
 
-  int32_t find(int32_t frame) const { return page_of_[frame]; }  // its page, or -1
+  int32_t find(int32_t frame) const { return page_of_[frame] - 1; }  // its page, or -1
   int64_t resident() const { return resident_; }
-  int64_t pages() const { return int64_t(owner_.size()); }
+  int64_t pages() const { return pages_; }
 
   // The frame's page, now the most recently used. It must have one.
   int32_t use(int32_t frame);
@@ -30,10 +34,13 @@ class PagePool {
   std::vector<int32_t> by_use() const;  // the frames that have a page, least recently used first
 
  private:
-  std::vector<int32_t> page_of_;  // [frames] page, or -1
-  std::vector<int32_t> owner_;    // [pages] frame, or -1
-  std::vector<int64_t> used_;     // [pages] clock_ at the last use
-  int64_t clock_ = 0, resident_ = 0;
+  enum List { kUsed = 0, kFree = 1 };  // of lists_; used: the least recently first
+
+  int64_t pages_, resident_ = 0;
+  int32_t fresh_ = 0;          // pages from here on were never used and are in no list
+  CowArray<int32_t> page_of_;  // [frames] page + 1, or 0
+  CowArray<int32_t> owner_;    // [pages] frame
+  SlotLists lists_;            // of pages
 };
 
 }  // namespace rtfm

@@ -60,7 +60,7 @@ int keep_nearest(std::span<uint64_t> found, const uint16_t* histogram, std::span
 }  // namespace
 
 struct PoseIndex::Visit {
-  const Block* blocks;
+  const CowArray<Block>* blocks;
   int32_t block;
   float unit;                 // of a record's offset, in far
   std::array<int, 3> origin;  // of the cell, from the query's centroid, in such units
@@ -76,7 +76,7 @@ float PoseIndex::difference(const Record& a, const Record& b) {
   return static_cast<float>(shift) / (256 * 256) + static_cast<float>(turn) / (127 * 127);
 }
 
-PoseIndex::PoseIndex(double far, int64_t capacity) : far_(far) {
+PoseIndex::PoseIndex(double far, int64_t capacity) : far_(far), places_(capacity) {
   for (int i = 0; i < kBins; ++i) {  // a Fibonacci sphere
     const double z = 1 - 2 * (i + 0.5) / kBins, r = std::sqrt(1 - z * z);
     const double turn = i * std::numbers::pi * (3 - std::sqrt(5.0));
@@ -85,9 +85,8 @@ PoseIndex::PoseIndex(double far, int64_t capacity) : far_(far) {
   }
   levels_.reserve(kLevels);
   for (const double side : kSides)
-    levels_.push_back(
-        {side * far, SlotMap(capacity), slots<Block>(capacity), slots<Line>(capacity), 0, kNone});
-  places_ = slots<Place>(capacity);
+    levels_.push_back({side * far, SlotMap(capacity), CowArray<Block>(capacity),
+                       CowArray<Line>(capacity), 0, kNone});
 }
 
 uint8_t PoseIndex::bin_of(const std::array<float, 3>& d) const {
@@ -114,70 +113,72 @@ PoseIndex::Record PoseIndex::record_of(const Level& level, int32_t frame) const 
 }
 
 PoseIndex::Changed PoseIndex::insert(int32_t frame, const Place& place) {
-  places_[frame] = place;
+  places_.write(frame) = place;
   Changed changed;
   for (int i = 0; i < kLevels; ++i) changed[i] = insert(levels_[i], frame);
   return changed;
 }
 
 // The record of a cell that a newcomer takes over: that of its double; in a full cell, the most
-// alike of a crowded direction or of its own. Null: it gets a record of its own.
-PoseIndex::Record* PoseIndex::rival(const Level& level, int32_t first, const Record& newcomer) {
+// alike of a crowded direction or of its own. None: it gets a record of its own.
+PoseIndex::Spot PoseIndex::rival(const Level& level, int32_t first, const Record& newcomer) {
   struct Alike {
-    Record* record = nullptr;
+    Spot spot;
     float difference = 0;
   };
   std::array<Alike, kBins> nearest;  // by direction
   std::array<int, kBins> crowd{};
   int count = 0;
   for (int32_t b = first; b != kNone; b = level.blocks[b].next)
-    for (Record& r : level.blocks[b].records) {
+    for (int i = 0; i < kRecords; ++i) {
+      const Record& r = level.blocks[b].records[i];
       if (r.frame == kNone) break;
       const float d = difference(r, newcomer);
       Alike& n = nearest[r.bin];
-      if (!n.record || d < n.difference) n = {&r, d};
+      if (n.spot.block == kNone || d < n.difference) n = {{b, i}, d};
       ++crowd[r.bin];
       ++count;
     }
   const Alike& own = nearest[newcomer.bin];
-  if (own.record && own.difference < kDouble) return own.record;
-  if (count < kCellRecords) return nullptr;
+  if (own.spot.block != kNone && own.difference < kDouble) return own.spot;
+  if (count < kCellRecords) return {};
   const int most = *std::max_element(crowd.begin(), crowd.end());
-  if (own.record && crowd[newcomer.bin] + 1 >= most) return own.record;
+  if (own.spot.block != kNone && crowd[newcomer.bin] + 1 >= most) return own.spot;
   Alike best;
   for (int i = 0; i < kBins; ++i)
-    if (crowd[i] == most && (!best.record || nearest[i].difference < best.difference))
+    if (crowd[i] == most && (best.spot.block == kNone || nearest[i].difference < best.difference))
       best = nearest[i];
-  return best.record;
+  return best.spot;
 }
 
 int32_t PoseIndex::insert(Level& level, int32_t frame) {
   const uint64_t key = key_of(cell_of(places_[frame].centroid, level.side));
   const Record record = record_of(level, frame);
   const int32_t first = level.cells.find(key);
-  const Slots<Line>& lines = level.lines;
-  if (Record* other = rival(level, first, record)) {
-    const int32_t before = other->frame;
-    if (record.breadth < other->breadth) {  // second in line
-      lines[frame] = {before, lines[before].next};
-      if (lines[frame].next != kNone) lines[lines[frame].next].previous = frame;
-      lines[before].next = frame;
+  CowArray<Line>& lines = level.lines;
+  if (const Spot spot = rival(level, first, record); spot.block != kNone) {
+    const Record other = level.blocks[spot.block].records[spot.record];
+    if (record.breadth < other.breadth) {  // second in line
+      const int32_t next = lines[other.frame].next;
+      lines.write(frame) = {other.frame, next};
+      if (next != kNone) lines.write(next).previous = frame;
+      lines.write(other.frame).next = frame;
       return kNone;
     }
-    lines[frame] = {kNone, before};
-    lines[before].previous = frame;
-    *other = record;
-    return before;
+    lines.write(frame) = {kNone, other.frame};
+    lines.write(other.frame).previous = frame;
+    at(level, spot) = record;
+    return other.frame;
   }
-  lines[frame] = {kNone, kNone};
+  lines.write(frame) = {kNone, kNone};
   if (first != kNone)
-    for (Record& free : level.blocks[first].records)
-      if (free.frame == kNone) {
-        free = record;
+    for (int i = 0; i < kRecords; ++i)
+      if (level.blocks[first].records[i].frame == kNone) {
+        at(level, {first, i}) = record;
         return kNone;
       }
   const int32_t fresh = level.free == kNone ? level.used++ : level.free;
-  Block& block = level.blocks[fresh];
+  Block& block = level.blocks.write(fresh);
   if (fresh == level.free) level.free = block.next;
   for (Record& free : block.records) free.frame = kNone;
   block.records[0] = record;
@@ -194,25 +195,25 @@ PoseIndex::Changed PoseIndex::erase(int32_t frame) {
 
 int32_t PoseIndex::erase(Level& level, int32_t frame) {
   const auto [previous, next] = level.lines[frame];
-  if (next != kNone) level.lines[next].previous = previous;
+  if (next != kNone) level.lines.write(next).previous = previous;
   if (previous != kNone) {
-    level.lines[previous].next = next;
+    level.lines.write(previous).next = next;
     return kNone;
   }
   const uint64_t key = key_of(cell_of(places_[frame].centroid, level.side));
   const int32_t first = level.cells.find(key);
-  Record* hole = nullptr;
+  Spot hole;
   for (int32_t b = first; b != kNone; b = level.blocks[b].next)
-    for (Record& record : level.blocks[b].records)
-      if (record.frame == frame) hole = &record;
+    for (int i = 0; i < kRecords; ++i)
+      if (level.blocks[b].records[i].frame == frame) hole = {b, i};
   if (next != kNone) {
-    *hole = record_of(level, next);
+    at(level, hole) = record_of(level, next);
     return next;
   }
-  Block& block = level.blocks[first];
+  Block& block = level.blocks.write(first);
   int last = kRecords - 1;
   while (block.records[last].frame == kNone) --last;
-  *hole = block.records[last];
+  at(level, hole) = block.records[last];
   block.records[last].frame = kNone;
   if (last > 0) return kNone;
   if (block.next == kNone)
@@ -256,10 +257,8 @@ int PoseIndex::visits(const Level& level, const Vec3& centroid, const uint64_t* 
     const int32_t block = level.cells.find(keys[i]);
     if (block == kNone) continue;
     __builtin_prefetch(&level.blocks[block]);
-    visits[count++] = {level.blocks.get(),
-                       block,
-                       unit,
-                       {starts[0][i / 9], starts[1][i / 3 % 3], starts[2][i % 3]}};
+    visits[count++] = {
+        &level.blocks, block, unit, {starts[0][i / 9], starts[1][i / 3 % 3], starts[2][i % 3]}};
   }
   return count;
 }
@@ -281,9 +280,9 @@ int PoseIndex::find(const Place& query, Reach reach, std::span<int32_t> frames) 
   for (int j = 0; j < 3; ++j) facing[j] = static_cast<int>(std::lrint(kUnit * query.direction[j]));
   for (int i = 0; i < queued; ++i) {
     const Visit visit = queue[i];
-    const Block& block = visit.blocks[visit.block];
+    const Block& block = (*visit.blocks)[visit.block];
     if (block.next != kNone) {
-      __builtin_prefetch(&visit.blocks[block.next]);
+      __builtin_prefetch(&(*visit.blocks)[block.next]);
       queue[queued] = visit;
       queue[queued++].block = block.next;
     }

@@ -8,8 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "src/blocks.h"
 #include "src/pose.h"
-#include "src/slot_lists.h"
 #include "src/slot_map.h"
 
 namespace rtfm {
@@ -63,18 +63,25 @@ class PoseIndex {
   };
   struct Level {
     double side;
-    SlotMap cells;        // key of a cell -> its first block
-    Slots<Block> blocks;  // [capacity]: enough, for each has a record and a frame at most one
-    Slots<Line> lines;    // [capacity], by frame
-    int32_t used;         // blocks
-    int32_t free;         // ... and those given back, linked by next
+    SlotMap cells;           // key of a cell -> its first block
+    CowArray<Block> blocks;  // [capacity]: enough, for each has a record and a frame at most one
+    CowArray<Line> lines;    // [capacity], by frame
+    int32_t used;            // blocks
+    int32_t free;            // ... and those given back, linked by next
   };
   struct Visit;
+  struct Spot {  // of a record
+    int32_t block = -1;
+    int record = 0;
+  };
 
   uint8_t bin_of(const std::array<float, 3>& direction) const;
   Record record_of(const Level& level, int32_t frame) const;
   static float difference(const Record& a, const Record& b);
-  static Record* rival(const Level& level, int32_t first, const Record& newcomer);
+  static Spot rival(const Level& level, int32_t first, const Record& newcomer);
+  static Record& at(Level& level, const Spot& spot) {
+    return level.blocks.write(spot.block).records[spot.record];
+  }
   int32_t insert(Level& level, int32_t frame);
   int32_t erase(Level& level, int32_t frame);
   static void reach_for(const Level& level, const Vec3& centroid, uint64_t* keys);
@@ -83,7 +90,7 @@ class PoseIndex {
   double far_;
   std::array<std::array<float, 3>, kBins> bins_;  // unit vectors
   std::vector<Level> levels_;
-  Slots<Place> places_;  // [capacity], by frame
+  CowArray<Place> places_;  // [capacity], by frame
 };
 
 }  // namespace rtfm

@@ -90,30 +90,39 @@ Session::Busy::Busy(Session& session) : session_(session) {
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
     : model_(std::move(model)),
       options_(complete(options, model_->manifest())),
-      backend_(model_->make_session_backend(options_.threads)),
-      workspace_(model_->network().make_workspace(backend_, *options_.context)),
-      page_layout_(model_->network().page_layout(*backend_)),
-      image_(backend_,
-             int64_t(model_->manifest().image_height) * model_->manifest().image_width * 3),
-      memory_(backend_, retrieval(options_, model_->manifest()), page_layout_.bytes(),
-              image_.bytes(), *options_.memory_budget) {
-  for (int i = 0; i < kPooledFrames; ++i)
-    pool_.push_back(std::make_shared<Pixels>(size_t(image_.bytes())));
+      engines_(std::make_shared<Engines>(model_, *options_.context, options_.threads)),
+      engine_(engines_->take()),
+      memory_(model_->backend(), retrieval(options_, model_->manifest()),
+              model_->network().page_layout(*model_->backend()).bytes(),
+              model_->manifest().image_bytes(), *options_.memory_budget) {
+  for (size_t i = 0; i < kPooledFrames; ++i)
+    pool_.push_back(std::make_shared<Pixels>(size_t(model_->manifest().image_bytes())));
   latencies_.reserve(kWindow);
-  renderings_.resize(model_->manifest().samplers.size() * size_t(*options_.context));
-  inputs_.seed = options_.seed;
-  if (backend_->records()) warm_up();
 }
 
-// Everything that steps will launch is recorded before the first one, on an empty page.
-void Session::warm_up() {
-  inputs_.page = memory_.scratch_page();
-  std::fill_n(inputs_.pages, *options_.context, inputs_.page);
-  backend_->upload(workspace_.inputs.data(), &inputs_, sizeof inputs_);
-  for (int pages = 1; pages <= *options_.context; ++pages)
-    backend_->replay(rendering(pages, steps()), [&] { render(pages, steps()); });
-  backend_->replay(reading_, [&] { read(); });
-  backend_->finish();
+Session::Session(const Session& parent)
+    : model_(parent.model_),
+      options_(parent.options_),
+      engines_(parent.engines_),
+      memory_(parent.memory_),
+      next_id_(parent.next_id_),
+      last_pose_(parent.last_pose_),
+      step_cost_(parent.step_cost_),
+      fixed_cost_(parent.fixed_cost_) {}
+
+Session::~Session() {
+  if (engine_) engines_->give(std::move(engine_));
+}
+
+std::unique_ptr<Session> Session::fork() {
+  const Busy busy(*this);
+  if (engine_) engine_->finish();  // of pages that the branch is going to read
+  return std::unique_ptr<Session>(new Session(*this));
+}
+
+Engine& Session::engine() {
+  if (!engine_) engine_ = engines_->take();
+  return *engine_;
 }
 
 Intrinsics Session::default_intrinsics() const {
@@ -134,7 +143,7 @@ Frame Session::step(const View& view, std::optional<double> deadline, uint8_t* o
   check_deadline(deadline);
   if (!deadline) deadline = options_.deadline;
 
-  const Context context = recall(memory_.frames().plan(view), false);
+  const Context context = recall(memory_.frames().plan(view), view, false);
   Frame frame = generate(view, context, affordable_steps(deadline));
   frame.committed = context.remembered < *options_.commit_below;
   if (frame.committed) commit(next_id_, view, frame.pixels->data());
@@ -153,7 +162,7 @@ Frame Session::imagine(const View& view) {
   const Busy busy(*this);
   const Clock::time_point start = Clock::now();
   check_intrinsics(view.intrinsics);
-  Frame frame = generate(view, recall(memory_.frames().peek(view), true), steps());
+  Frame frame = generate(view, recall(memory_.frames().peek(view), view, true), steps());
   frame.latency = seconds_since(start);
   return frame;
 }
@@ -193,7 +202,8 @@ void Session::restore(const World& world, const uint8_t* images) {
   check<WorldError>(count <= frames.capacity(), "restore: expected a memory budget for ", count,
                     " frames, got one for ", frames.capacity(), "; raise memory_budget");
   for (int64_t i = 0; i < count; ++i)
-    memory_.insert(world.ids[size_t(i)], world.views[size_t(i)], images + i * image_.bytes());
+    memory_.insert(world.ids[size_t(i)], world.views[size_t(i)],
+                   images + i * model_->manifest().image_bytes());
   for (int64_t id : world.by_use) frames.use(id);
   for (int64_t id : world.with_page) make_page(frames.slot_of(id), {});
   next_id_ = world.next_id;
@@ -218,11 +228,12 @@ int Session::most_missed(const Plan& plan) const {
 // The first `context` frames of the plan whose pages are at hand. One that is not is encoded again;
 // for the others the plan's spares stand in until later steps encode them, so that a step costs one
 // read pass more at most. Dreaming leaves no trace: it encodes into scratch.
-Session::Context Session::recall(const Plan& plan, bool dreaming) {
+Session::Context Session::recall(const Plan& plan, const View& view, bool dreaming) {
   check<WorldError>(plan.count > 0, "step: expected a world with at least one frame, got an empty ",
                     "one; call observe(image, pose) first");
   const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
   const int missed = most_missed(plan);
+  const double world_scale = model_->manifest().world_scale;
   Context context;
   context.complete = missed < 0;
   uint64_t seen = 0, remembered = 0;
@@ -230,14 +241,12 @@ Session::Context Session::recall(const Plan& plan, bool dreaming) {
     const int32_t slot = plan.slots[i];
     if (i < *options_.context) remembered |= plan.seen[i];
     if (i != missed && !memory_.has_page(slot)) continue;
-    std::byte*& page = context.pages[context.count];
+    ContextPage& p = context.pages[context.count];
     if (i != missed)
-      page = dreaming ? memory_.peek_page(slot) : memory_.use_page(slot);
-    else if (dreaming)
-      encode(memory_.image(slot), page = memory_.scratch_page());
+      p.page = dreaming ? memory_.peek_page(slot) : memory_.use_page(slot);
     else
-      page = make_page(slot, planned);
-    context.slots[context.count] = slot;
+      p.page = dreaming ? encode(slot, memory_.scratch_page()) : make_page(slot, planned);
+    p.transform = camera_transform(view, memory_.frames().view(slot), world_scale);
     context.ids[context.count++] = plan.ids[i];
     seen |= plan.seen[i];
   }
@@ -256,23 +265,14 @@ void Session::prefetch(const View& view) {
   if (missed >= 0) make_page(plan.slots[missed], planned);
 }
 
-// Gather → denoise → decode; touches nothing that a later frame depends on.
+// Touches nothing that a later frame depends on.
 Frame Session::generate(const View& view, const Context& context, int steps) {
   const Manifest& m = model_->manifest();
-  for (int i = 0; i < context.count; ++i) {
-    const View& seen = memory_.frames().view(context.slots[i]);
-    const Mat4 transform = camera_transform(view, seen, m.world_scale);
-    std::copy(transform.begin(), transform.end(), inputs_.transforms[i]);
-    inputs_.pages[i] = context.pages[i];
-  }
-  inputs_.frame = uint64_t(next_id_);
-
-  const Clock::time_point start = Clock::now();
-  backend_->upload(workspace_.inputs.data(), &inputs_, sizeof inputs_);
-  backend_->replay(rendering(context.count, steps), [&] { render(context.count, steps); });
   Frame frame{
       .pixels = borrow_pixels(), .height = m.image_height, .width = m.image_width, .view = view};
-  backend_->download(frame.pixels->data(), image_.data(), image_.bytes());
+  const Clock::time_point start = Clock::now();
+  engine().render({context.pages, size_t(context.count)}, steps, options_.seed, uint64_t(next_id_),
+                  frame.pixels->data());
   denoising_ = seconds_since(start);
   frame.id = next_id_;
   frame.steps = steps;
@@ -282,44 +282,9 @@ Frame Session::generate(const View& view, const Context& context, int steps) {
   return frame;
 }
 
-// What is recorded of a frame: everything that depends on the workspace's inputs only.
-void Session::render(int pages, int steps) {
-  const Manifest& m = model_->manifest();
-  model_->network().gather(*backend_, workspace_, pages);
-  sample(*backend_, model_->network(), workspace_, m.samplers.at(steps), pages);
-  const Tensor& tokens = workspace_.x;
-  backend_->unpatchify({.tokens = static_cast<const float*>(tokens.data),
-                        .image = reinterpret_cast<uint8_t*>(image_.data()),
-                        .tokens_stride = tokens.stride,
-                        .height = m.image_height,
-                        .width = m.image_width,
-                        .patch = m.patch});
-}
-
-std::unique_ptr<Recording>& Session::rendering(int pages, int steps) {
-  const auto& samplers = model_->manifest().samplers;
-  const auto table = std::distance(samplers.begin(), samplers.find(steps));
-  return renderings_[size_t(table * *options_.context + pages - 1)];
-}
-
-// The read pass starts from pixels: a page can be made again at any time, and so can a world.
-void Session::encode(const uint8_t* image, std::byte* page) {
-  inputs_.page = page;
-  backend_->upload(image_.data(), image, image_.bytes());
-  backend_->upload(workspace_.inputs.data(), &inputs_, sizeof inputs_);
-  backend_->replay(reading_, [&] { read(); });
-}
-
-void Session::read() {
-  const Manifest& m = model_->manifest();
-  const Tensor& tokens = workspace_.x_operand;
-  backend_->patchify({.image = reinterpret_cast<const uint8_t*>(image_.data()),
-                      .tokens = tokens.data,
-                      .tokens_stride = tokens.stride,
-                      .height = m.image_height,
-                      .width = m.image_width,
-                      .patch = m.patch});
-  model_->network().read(*backend_, workspace_);
+const std::byte* Session::encode(int32_t slot, std::byte* page) {
+  engine().encode(memory_.image(slot), page);
+  return page;
 }
 
 void Session::commit(int64_t id, const View& view, const uint8_t* image) {
@@ -327,10 +292,8 @@ void Session::commit(int64_t id, const View& view, const uint8_t* image) {
 }
 
 // Encodes a remembered frame that has no page, in room taken from a frame that is none of `keep`.
-std::byte* Session::make_page(int32_t slot, std::span<const int32_t> keep) {
-  std::byte* page = memory_.assign_page(slot, keep);
-  encode(memory_.image(slot), page);
-  return page;
+const std::byte* Session::make_page(int32_t slot, std::span<const int32_t> keep) {
+  return encode(slot, memory_.assign_page(slot, keep));
 }
 
 std::shared_ptr<Pixels> Session::borrow_pixels() {
@@ -339,7 +302,9 @@ std::shared_ptr<Pixels> Session::borrow_pixels() {
       std::atomic_thread_fence(std::memory_order_acquire);  // after the release of the last holder
       return pixels;
     }
-  return std::make_shared<Pixels>(size_t(image_.bytes()));
+  auto pixels = std::make_shared<Pixels>(size_t(model_->manifest().image_bytes()));
+  if (pool_.size() < kPooledFrames) pool_.push_back(pixels);
+  return pixels;
 }
 
 // The most denoising steps, of the tables up to steps(), that the deadline should have room for.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "src/check.h"  // the errors that it throws
+#include "src/engine.h"
 #include "src/frame.h"
 #include "src/memory.h"
 #include "src/model.h"
@@ -49,6 +50,7 @@ class Session {
  public:
   // Throws ArgumentError for options out of range, DeviceError as make_backend does.
   Session(std::shared_ptr<const Model> model, const SessionOptions& options);
+  ~Session();
 
   // A real frame enters the world. image: [height, width, 3] RGB. Returns its id.
   int64_t observe(const uint8_t* image, const View& view);
@@ -59,6 +61,11 @@ class Session {
 
   // The frame that step(view) would return now; nothing is committed and nothing changes.
   Frame imagine(const View& view);
+
+  // A branch of the world in O(1): from here on, each of the two goes its own way, and the same
+  // calls give both the same frames. They share memory until one changes it, and copy no page ever;
+  // in the first steps after it both allocate. Another thread may use the branch.
+  std::unique_ptr<Session> fork();
 
   // A map correction: frames move, nothing is encoded again. All or none; WorldError, unknown id.
   void update_poses(const std::vector<int64_t>& ids, const std::vector<Pose>& poses);
@@ -79,12 +86,14 @@ class Session {
   }
   const SessionOptions& options() const { return options_; }
   Intrinsics default_intrinsics() const;
-  std::string device() const { return backend_->name(); }
-  int threads() const { return backend_->threads(); }
+  std::string device() const { return model_->device(); }
+  int threads() const { return engines_->threads(); }
   int steps() const { return *options_.steps; }
   Stats stats() const;  // from any thread
 
  private:
+  Session(const Session& parent);
+
   class Busy {  // holds the session for one thread; throws WorldError if another has it
    public:
     explicit Busy(Session& session);
@@ -96,47 +105,38 @@ class Session {
     Session& session_;
   };
   static constexpr int kWindow = 1024;
-  static constexpr int kPooledFrames = 8;
+  static constexpr size_t kPooledFrames = 8;
 
   using Clock = std::chrono::steady_clock;
 
   struct Context {  // what one frame attends to
     int count = 0;
-    int32_t slots[kMaxContext];
     int64_t ids[kMaxContext];
-    std::byte* pages[kMaxContext];
+    ContextPage pages[kMaxContext];
     double support = 0;     // share of the view that these have seen
     double remembered = 0;  // ... that they would have with every page at hand
     bool complete = true;   // every page was at hand
   };
   int most_missed(const Plan& plan) const;
-  Context recall(const Plan& plan, bool dreaming);
+  Engine& engine();
+  Context recall(const Plan& plan, const View& view, bool dreaming);
   void prefetch(const View& view);
   Frame generate(const View& view, const Context& context, int steps);
-  void render(int pages, int steps);
-  std::unique_ptr<Recording>& rendering(int pages, int steps);
-  void warm_up();
-  void encode(const uint8_t* image, std::byte* page);
-  void read();
-  std::byte* make_page(int32_t slot, std::span<const int32_t> keep);
+  const std::byte* encode(int32_t slot, std::byte* page);
+  const std::byte* make_page(int32_t slot, std::span<const int32_t> keep);
   void commit(int64_t id, const View& view, const uint8_t* image);
   std::shared_ptr<Pixels> borrow_pixels();
   int affordable_steps(std::optional<double> deadline) const;
   void record(const Frame& frame);
 
   std::shared_ptr<const Model> model_;
-  SessionOptions options_;  // every optional but deadline is set
-  std::shared_ptr<Backend> backend_;
-  Workspace workspace_;
-  PageLayout page_layout_;
-  StepInputs inputs_{};  // what workspace_.inputs gets before a pass
-  Buffer image_;         // [height, width, 3] uint8 on the device: what came in or goes out
+  SessionOptions options_;            // every optional but deadline is set
+  std::shared_ptr<Engines> engines_;  // of this session and its branches
+  std::unique_ptr<Engine> engine_;    // null until a branch needs it
   Memory memory_;
   int64_t next_id_ = 0;
   std::optional<Pose> last_pose_;  // of the last step, to look ahead from
 
-  std::vector<std::unique_ptr<Recording>> renderings_;  // [sampler tables, pages]
-  std::unique_ptr<Recording> reading_;
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
   double denoising_ = 0;                   // seconds from the last plan to its frame

@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the frame cache keeps by slot, 0 .. capacity - 1.
+// Doubly linked lists of what a frame cache keeps by slot, 0 .. capacity - 1.
 #pragma once
 
 #include <cstdint>
-#include <memory>
+
+#include "src/blocks.h"
 
 namespace rtfm {
 
-// Something for each slot, in memory that is reserved at once and only touched as slots are used.
-template <class T>
-using Slots = std::unique_ptr<T[]>;
-
-template <class T>
-Slots<T> slots(int64_t capacity) {
-  return std::make_unique_for_overwrite<T[]>(capacity);
-}
-
-// Doubly linked lists of slots, each slot in one list at most: O(1) to move one.
+// Each slot is in one list at most: O(1) to move one.
 class SlotLists {
  public:
-  SlotLists(int64_t capacity, int lists) : capacity_(static_cast<int32_t>(capacity)) {
-    links_ = slots<Links>(capacity + lists);
-    for (int i = 0; i < lists; ++i) links_[end(i)] = {end(i), end(i)};
+  SlotLists(int64_t capacity, int lists)
+      : capacity_(static_cast<int32_t>(capacity)), links_(capacity + lists) {
+    for (int i = 0; i < lists; ++i) links_.write(end(i)) = {end(i), end(i)};
   }
 
   // A list is a ring closed by its end, so first(list) of an empty one is end(list).
@@ -32,13 +24,15 @@ class SlotLists {
 
   void append(int list, int32_t slot) {
     const int32_t last = previous(end(list));
-    links_[slot] = {last, end(list)};
-    links_[last].next = links_[end(list)].previous = slot;
+    links_.write(slot) = {last, end(list)};
+    links_.write(last).next = slot;
+    links_.write(end(list)).previous = slot;
   }
 
   void remove(int32_t slot) {
-    links_[previous(slot)].next = next(slot);
-    links_[next(slot)].previous = previous(slot);
+    const Links around = links_[slot];
+    links_.write(around.previous).next = around.next;
+    links_.write(around.next).previous = around.previous;
   }
 
  private:
@@ -47,7 +41,7 @@ class SlotLists {
   };
 
   int32_t capacity_;
-  Slots<Links> links_;
+  CowArray<Links> links_;
 };
 
 }  // namespace rtfm

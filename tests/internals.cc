@@ -20,16 +20,21 @@ using namespace rtfm;
 
 // ---- Every allocation of this module's own copy of the runtime: `new` below, malloc and calloc by
 // the linker's --wrap (CMakeLists.txt).
-static std::atomic<int64_t> allocations{0};
+static std::atomic<int64_t> allocations{0}, allocated{0};  // how many, bytes
+
+static void count(size_t bytes) {
+  ++allocations;
+  allocated += int64_t(bytes);
+}
 
 extern "C" {
 void* __real_malloc(size_t);
 void* __real_calloc(size_t, size_t);
-void* __wrap_malloc(size_t bytes) { return ++allocations, __real_malloc(bytes); }
-void* __wrap_calloc(size_t n, size_t bytes) { return ++allocations, __real_calloc(n, bytes); }
+void* __wrap_malloc(size_t bytes) { return count(bytes), __real_malloc(bytes); }
+void* __wrap_calloc(size_t n, size_t bytes) { return count(n * bytes), __real_calloc(n, bytes); }
 }
 void* operator new(size_t bytes) {
-  ++allocations;
+  count(bytes);
   if (void* memory = __real_malloc(bytes ? bytes : 1)) return memory;
   throw std::bad_alloc();
 }
@@ -64,6 +69,20 @@ int64_t allocations_of_walk(const std::string& path, const std::string& device, 
     session.observe(image.data(), view);
   }
   return allocations - before;
+}
+
+// Of a world of `frames` frames: the bytes that it remembers, and those that a branch allocates.
+std::pair<int64_t, int64_t> fork_of(const std::string& path, int frames) {
+  SessionOptions options;
+  options.memory_budget = 20'000'000;
+  Session session(std::make_shared<Model>(path, "cpu:portable", "auto"), options);
+  const std::vector<uint8_t> image(size_t(session.model().manifest().image_bytes()), 99);
+  for (int i = 0; i < frames; ++i)
+    session.observe(image.data(), {Pose{}, session.default_intrinsics()});
+  const int64_t bytes = session.with_memory([](const Memory& m) { return m.bytes(); });
+  const int64_t before = allocated;
+  const std::unique_ptr<Session> branch = session.fork();
+  return {bytes, allocated - before};
 }
 
 std::vector<std::string> tiers() {
@@ -105,4 +124,5 @@ PYBIND11_MODULE(_testing, m) {
   m.def("tiers", &tiers);
   m.def("allocations", [] { return allocations.load(); });
   m.def("allocations_of_walk", &allocations_of_walk);
+  m.def("fork_of", &fork_of);
 }

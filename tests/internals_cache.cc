@@ -138,6 +138,7 @@ void bind_cache(py::module_& m) {
       .def("pose_in", [](const FrameCache& c,
                          int32_t slot) { return as_4x4<double>(c.view(slot).pose.matrix()); })
       .def("ids", &FrameCache::ids)
+      .def("copy", [](const FrameCache& c) { return FrameCache(c); })
       .def("insert_all",
            [](FrameCache& c, int64_t first_id, const Matrix& poses, Focal f) {
              for (const rtfm::View& view : views_of(poses, f)) c.insert(first_id++, view);

@@ -24,6 +24,8 @@ ORDER = [
     "src/models",
     "src/model",
     "src/sampler",
+    "src/engine",
+    "src/blocks",
     "src/slot_lists",
     "src/slot_map",
     "src/frustum",

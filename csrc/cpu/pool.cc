@@ -35,12 +35,13 @@ int64_t process() {
 
 }  // namespace
 
-Pool::Pool(int threads) : process_(process()) {
-  workers_.reserve(size_t(threads > 1 ? threads - 1 : 0));
+void Pool::start() {
+  process_ = process();
+  workers_.reserve(size_t(threads_ - 1));
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this] { work(); });
   } catch (const std::system_error&) {
-    // the system grants no more threads: those that exist do the work
+    threads_ = int(workers_.size()) + 1;
   }
 }
 
@@ -71,6 +72,7 @@ bool Pool::claim_and_run(uint64_t& state) {
 
 void Pool::run(const Job& job, int64_t count) {
   if (count <= 0) return;
+  if (int(workers_.size()) + 1 < threads_) start();
   if (workers_.empty() || count == 1) {
     for (int64_t task = 0; task < count; ++task) job.call(job.context, task);
     return;

@@ -10,16 +10,16 @@
 namespace rtfm::cpu {
 
 // Tasks are claimed one by one, and the caller claims too: a worker that is descheduled, parked or
-// gone (after fork) delays nothing but the tasks it holds. One caller at a time. run() allocates
-// nothing.
+// gone (after fork) delays nothing but the tasks it holds. One caller at a time. The first run()
+// starts the workers; run() allocates nothing else.
 class Pool {
  public:
-  explicit Pool(int threads);
+  explicit Pool(int threads) : threads_(threads) {}
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  int threads() const { return int(workers_.size()) + 1; }
+  int threads() const { return threads_; }
 
   // Calls f(task) for task = 0..count-1 and returns when all have returned. f must not throw.
   template <class F>
@@ -33,6 +33,7 @@ class Pool {
     void* context;
   };
   void run(const Job& job, int64_t count);
+  void start();
   bool claim_and_run(uint64_t& state);
   void work();
 
@@ -46,8 +47,9 @@ class Pool {
   std::atomic<bool> stop_{false};
   std::atomic<void (*)(void*, int64_t)> call_{nullptr};
   std::atomic<void*> context_{nullptr};
+  int threads_;  // workers and the caller; fewer than asked for where the system grants no more
   std::vector<std::thread> workers_;
-  const int64_t process_;  // that made the workers
+  int64_t process_ = 0;  // that made the workers
 };
 
 }  // namespace rtfm::cpu

@@ -84,6 +84,9 @@ class Memory:
     def update_pose(self, ids: Sequence[int], poses: Iterable[_Pose]) -> None: ...
 
 class Session:
+    @overload
+    def __init__(self, parent: Session) -> None: ...
+    @overload
     def __init__(
         self,
         model: Model | str,

@@ -77,6 +77,10 @@ class Session(_core.Session):
     commit_below: a new frame is remembered when its support is below this share.
     """
 
+    _worker: ThreadPoolExecutor | None = None
+    _closed = False
+    _saved: Saved | None = None
+
     def __init__(
         self,
         model: _core.Model | str | os.PathLike[str] = "rooms",
@@ -107,9 +111,6 @@ class Session(_core.Session):
             sinks=sinks,
             recent=recent,
         )
-        self._worker: ThreadPoolExecutor | None = None
-        self._closed = False
-        self._saved: Saved | None = None
 
     def submit(self, pose: Any, *, intrinsics: Any = None, deadline: float | None = None) -> Ticket:
         """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
@@ -130,6 +131,17 @@ class Session(_core.Session):
         return Ticket(
             self._worker.submit(self.step, frozen, intrinsics=intrinsics, deadline=deadline)
         )
+
+    def fork(self) -> Session:
+        """A branch of the world, at once: from here on the two go their own ways.
+
+        The same calls give both the same frames. They share memory until one of them changes it, so
+        a branch costs what it adds; each may fill the whole memory_budget. A branch is saved to a
+        file of its own. To roll back, drop the branch. Raises WorldError while a step runs.
+        """
+        branch = Session.__new__(Session)
+        _core.Session.__init__(branch, self)
+        return branch
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the world to a file, so that `load` goes on from here to the bit.
