@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--kills", type=int, default=20, help="how often a saving process is killed")
     parser.addoption("--flips", type=int, default=300, help="how many single bits are flipped")
+    parser.addoption("--crashes", type=int, default=3, help="crashes after each disk operation")
     parser.addoption(
         "--screenshots", metavar="FOLDER", help="keep what the browser test photographs there"
     )
