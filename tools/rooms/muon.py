@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
@@ -50,6 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, p: Tensor, group: dict[str, float]) -> Tensor:
         """The Nesterov step of one matrix."""
+        assert p.grad is not None
         average = self.state[p].setdefault("average", torch.zeros_like(p))
         average.lerp_(p.grad, 1 - group["momentum"])
         return p.grad.lerp(average, group["momentum"])

@@ -32,8 +32,8 @@ def initialise(model: FrameDiT) -> None:
             torch.nn.init.ones_(gain)
         for layer in (block.out, block.down):
             layer.weight.data.mul_(0.5 / math.sqrt(model.config.layers))
-    torch.nn.init.zeros_(model.time[2].weight)
-    torch.nn.init.zeros_(model.out.weight)
+    for name in ("time.2.weight", "out.weight"):
+        torch.nn.init.zeros_(model.get_parameter(name))
 
 
 def rms(x: Tensor) -> Tensor:
@@ -63,6 +63,9 @@ def grouped(matrix: Tensor, half: int) -> Tensor:
 
 class Frames(FrameDiT):
     """FrameDiT with a forward over rooms: context frames read once, wanted frames written."""
+
+    cos: Tensor  # of the angles of RoPE: (N, 1, d / 4)
+    sin: Tensor
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -142,8 +145,9 @@ class Frames(FrameDiT):
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q (B, F, N, H, d) with k and v (B, F, keys, H, d): each frame by itself."""
-    flat = [x.flatten(0, 1).transpose(1, 2) for x in (q, k, v)]
-    return F.scaled_dot_product_attention(*flat).transpose(1, 2).unflatten(0, q.shape[:2])
+    heads, keys, values = (x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))
+    o = F.scaled_dot_product_attention(heads, keys, values)
+    return o.transpose(1, 2).unflatten(0, q.shape[:2])
 
 
 def read_attention(q: Tensor, key: Tensor, v: Tensor, k: int) -> Tensor:

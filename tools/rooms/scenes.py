@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def _load(source: str) -> ctypes.CDLL:
 
 
 _POINTER, _INT, _FLOAT, _SEED = ctypes.c_void_p, ctypes.c_int, ctypes.c_float, ctypes.c_uint64
-_PICTURE = [_POINTER, _INT, _INT, _POINTER, _FLOAT, _FLOAT, _INT, _INT, _INT]
+_PICTURE: list[Any] = [_POINTER, _INT, _INT, _POINTER, _FLOAT, _FLOAT, _INT, _INT, _INT]
 
 
 @functools.cache

@@ -81,7 +81,7 @@ class Batches:
         return batch
 
 
-def draw_times(shape: tuple[int, int], generator: torch.Generator, device: str) -> Tensor:
+def draw_times(shape: torch.Size, generator: torch.Generator, device: str) -> Tensor:
     """Times (B, T): those that 1, 2 and 4 equal steps visit, and some between them."""
     named = torch.tensor([1.0, 1.0, 0.75, 0.5, 0.5, 0.25], device=device)
     pick = torch.randint(len(named), shape, generator=generator, device=device)
@@ -151,7 +151,7 @@ class Trainer:
         else:
             results = list(self.workers.map(self._part, *(x.split(PART) for x in batch)))
         for i, p in enumerate(self.model.parameters()):
-            p.grad = sum(gradients[i] for _, gradients in results) / len(results)
+            p.grad = torch.stack([gradients[i] for _, gradients in results]).mean(0)
         return sum(float(loss) for loss, _ in results) / len(results)
 
     def _part(
@@ -332,7 +332,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-evaluate", dest="evaluate", action="store_false")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.rooms < PART or args.rooms % PART:
+        parser.error(f"--rooms: expected a multiple of {PART}, got {args.rooms}")
+    return args
 
 
 if __name__ == "__main__":
