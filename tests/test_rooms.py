@@ -85,6 +85,16 @@ def test_poses_stand_in_the_room_and_look_level(rooms):
     np.testing.assert_allclose(scenes.stand(1.0, 2.0, 0.0)[6:], [0, 0, 1, 1, -1.5, 2], atol=1e-6)
 
 
+def test_walks_come_back(rooms):
+    for seed in rooms[0]:
+        walk = scenes.there_and_back(seed, 40)
+        assert walk.shape == (40, 12) and np.array_equal(walk, walk[::-1])
+        assert np.array_equal(walk, scenes.there_and_back(seed, 40))
+        assert all(scenes.is_free(seed, row[9], row[11]) for row in walk)
+        assert 1 <= np.linalg.norm(walk[19, 9:] - walk[0, 9:]) <= 2
+        assert np.linalg.norm(np.diff(walk[:, 9:], axis=0), axis=1).max() < 0.2
+
+
 def test_mirrors_reflect(tmp_path):
     program = tmp_path / "mirror"
     source = ROOT / "tests" / "rooms_mirror.cc"

@@ -61,6 +61,23 @@ def is_free(seed: int, x: float, z: float) -> bool:
     return bool(_host().rooms_is_free(int(seed), x, z))
 
 
+def there_and_back(seed: int, frames: int) -> np.ndarray:
+    """float32 (frames, 12): a metre and more ahead while turning, then the same way back.
+
+    frames is even; the last pose is the first.
+    """
+    rng = np.random.default_rng(int(seed))
+    along = (1 - np.cos(np.linspace(0, np.pi, frames // 2))) / 2  # begins and ends at rest
+    for _ in range(10_000):
+        x, z = rng.uniform(-3, 3, 2)
+        yaw, turn, length = rng.uniform(-np.pi, np.pi), rng.uniform(-1, 1), rng.uniform(1, 2)
+        path = [(x + length * a * np.sin(yaw), z + length * a * np.cos(yaw)) for a in along]
+        if all(is_free(seed, *place) for place in path):
+            out = [stand(*place, yaw + turn * a) for place, a in zip(path, along, strict=True)]
+            return np.stack([*out, *out[::-1]])
+    raise ValueError(f"seed {seed}: expected a free metre somewhere in the room, found none")
+
+
 def matrices(poses: np.ndarray) -> np.ndarray:
     """Camera-to-world float64 (..., 4, 4) of poses (..., 12)."""
     result = np.zeros((*poses.shape[:-1], 4, 4))
