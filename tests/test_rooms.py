@@ -201,3 +201,21 @@ def test_first_model_predicts_nothing_and_is_scored():
     assert {cell["sharpness"] for cell in figures.values()} == {0.0}
     assert len({cell["psnr"] for cell in figures.values()}) == 1
     assert evaluate.table(figures).count("dB") == 9
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_gpu_renderer_compiles(tmp_path):
+    command = scenes.compile_command("render.cu", tmp_path / "render.so")
+    command[command.index("-arch=native")] = "-arch=sm_90"  # a machine without a GPU has no native
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device answers")
+def test_gpu_renders_the_same_and_trains(rooms, tmp_path):
+    seeds, poses = rooms
+    pictures = scenes.render(seeds, poses, 64).astype(int)
+    difference = np.abs(scenes.render_on_gpu(seeds, poses, 64).cpu().numpy() - pictures)
+    assert np.mean(difference > 2) < 1e-3  # edges may fall on the other side
+    trainer = train.run(arguments(tmp_path, "--steps", "100", "--device", "cuda"))
+    losses = [entry["loss"] for entry in trainer.log if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
