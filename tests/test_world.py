@@ -193,7 +193,8 @@ def test_a_cut_off_file(deep, saved):
 
 
 def refusals(saved: Path, tmp_path: Path) -> dict[str, Path]:
-    files = {name: tmp_path / name for name in ("empty", "text", "foreign", "newer", "folder")}
+    names = ("empty", "text", "foreign", "newer", "trigger", "folder")
+    files = {name: tmp_path / name for name in names}
     files["empty"].touch()
     files["text"].write_text("my favourite places\n" * 100)
     with sqlite3.connect(files["foreign"]) as db:
@@ -201,11 +202,16 @@ def refusals(saved: Path, tmp_path: Path) -> dict[str, Path]:
     files["newer"].write_bytes(saved.read_bytes())
     with sqlite3.connect(files["newer"]) as db:
         db.execute("PRAGMA user_version = 2")
+    files["trigger"].write_bytes(saved.read_bytes())
+    with sqlite3.connect(files["trigger"]) as db:
+        db.execute("CREATE TRIGGER trap BEFORE DELETE ON world BEGIN DELETE FROM frames; END")
     files["folder"].mkdir()
     return {**files, "nowhere": tmp_path / "nowhere"}
 
 
-@pytest.mark.parametrize("name", ["empty", "text", "foreign", "newer", "folder", "nowhere"])
+@pytest.mark.parametrize(
+    "name", ["empty", "text", "foreign", "newer", "trigger", "folder", "nowhere"]
+)
 def test_files_that_are_not_worlds(deep, saved, tmp_path, name):
     path = refusals(saved, tmp_path)[name]
     with pytest.raises(rtfm_rt.WorldError, match=name) as caught:
@@ -213,7 +219,30 @@ def test_files_that_are_not_worlds(deep, saved, tmp_path, name):
     assert "expected" in str(caught.value) and "got" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["text", "foreign", "newer", "folder", "nowhere/world"])
+FORGED = [None, "x", -1, 2**62, 1e308, b"", b"x" * 7, b"\xff" * 8, b"\xff" * 128, "[]", "{}"]
+
+
+@pytest.mark.parametrize("value", FORGED, ids=repr)
+def test_a_forged_file(deep, saved, value):
+    """A digest that is right over values of any kind: refused, or the world is sound."""
+    good, refused, frames = saved.read_bytes(), set(), len(load(saved, deep).memory)
+    for key in ("model", "revision", "height", "width", "next_id", "last_pose", "options"):
+        saved.write_bytes(good)
+        with sqlite3.connect(saved) as db:
+            db.execute("UPDATE world SET value = ? WHERE key = ?", (value, key))
+            values = dict(db.execute("SELECT key, value FROM world WHERE key != 'digest'"))
+            digest = worlds._digest(values)
+            db.execute("UPDATE world SET value = ? WHERE key = 'digest'", (digest,))
+        try:
+            session = load(saved, deep)
+            assert len(session.memory) == frames
+            session.step(np.eye(4))
+        except rtfm_rt.Error:
+            refused.add(key)
+    assert refused >= {"model", "options"}
+
+
+@pytest.mark.parametrize("name", ["text", "foreign", "newer", "trigger", "folder", "nowhere/world"])
 def test_save_does_not_touch_what_is_not_its_own(deep, shot, saved, tmp_path, name):
     path = {**refusals(saved, tmp_path), name: tmp_path / name}[name]
     before = path.read_bytes() if path.is_file() else None

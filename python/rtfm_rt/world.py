@@ -28,6 +28,7 @@ CREATE TABLE frames (id INTEGER PRIMARY KEY, pose BLOB NOT NULL, intrinsics BLOB
 """
 # what values of a wrong type or length lead to, before their checksums are looked at
 DAMAGE = (sqlite3.Error, ValueError, TypeError, AttributeError, LookupError, OverflowError)
+OPTIONS = ("seed", "context", "sinks", "recent", "steps", "commit_below")
 ORDERS = ("ids", "by_use", "with_page")  # int64 arrays that are saved whole
 
 
@@ -128,7 +129,7 @@ def _write(db: sqlite3.Connection, session: _core.Session, saved: Saved) -> None
 
 def _check_same_world(db: sqlite3.Connection, path: str, last: Saved | None) -> None:
     if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # a new file
-        for statement in filter(str.strip, SCHEMA.split(";")):
+        for statement in _statements():
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(f"PRAGMA user_version = {VERSION}")
@@ -162,6 +163,9 @@ def _check_format(db: sqlite3.Connection, path: str) -> None:
         )
     if version != VERSION:
         raise WorldError(f"{path}: expected version {VERSION}, got {version}; the file is damaged")
+    tables = {row[0] for row in db.execute("SELECT sql FROM sqlite_schema")}
+    if tables != set(_statements()):  # views and triggers of a foreign file are never run
+        raise WorldError(f"{path}: expected the tables of a world file, got others")
 
 
 def _read(
@@ -170,6 +174,9 @@ def _read(
     values = dict(db.execute("SELECT key, value FROM world"))
     if values.pop("digest", None) != _digest(values):
         raise WorldError(f"{path}: expected a whole file, got one whose description is damaged")
+    texts = all(isinstance(values[key], str) for key in Saved._fields)
+    if not texts or not isinstance(values["next_id"], int):
+        raise TypeError("a name or number of another type")
     orders = {key: np.frombuffer(values[key], np.int64) for key in ORDERS}
     rows = {row[0]: row for row in db.execute("SELECT * FROM frames")}
     whole = [id_ for id_, *blobs, sum_ in rows.values() if sum_ == _checksum(id_, *blobs)]
@@ -193,10 +200,15 @@ def _read(
     }
     images = np.frombuffer(b"".join(r[3] for r in ordered), np.uint8).reshape(shape)
     saved = Saved(values["model"], values["world"], values["revision"])
-    return world, images, saved, json.loads(values["options"])
+    options = json.loads(values["options"])
+    return world, images, saved, {key: options[key] for key in OPTIONS}
 
 
 # both
+
+
+def _statements() -> list[str]:
+    return [statement.strip() for statement in SCHEMA.split(";") if statement.strip()]
 
 
 def _checksum(id_: int, pose: bytes, intrinsics: bytes, image: bytes) -> int:
