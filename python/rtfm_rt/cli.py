@@ -9,24 +9,15 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import rtfm_rt
-from rtfm_rt import Error, Intrinsics, Pose, Session, paths
-from rtfm_rt.session import bundled_file, model_path
+from rtfm_rt import Error, Intrinsics, options, walking
+from rtfm_rt.session import model_path
 from rtfm_rt.terminal import printable, progress, show
 
 _INTERRUPTED = 128 + signal.SIGINT
-_PATHS: dict[str, Callable[[int], list[Pose]]] = {
-    "there-and-back": paths.there_and_back,
-    "orbit": paths.orbit,
-    "look-around": paths.look_around,
-}
-_EVERY_FRAME = 2.0  # commit_below: above any support
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,28 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     machine = _Parser(add_help=False)
-    machine.add_argument("--model", default="rooms", help="bundled name or model file (rooms)")
-    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
-    machine.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (auto)")
-    machine.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
-    machine.add_argument("--steps", type=_positive, metavar="N", help="denoising steps")
-    machine.add_argument("--context", type=_positive, metavar="N", help="frames attended to")
-    machine.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+    options.add(machine)
 
     walk = commands.add_parser(
         "walk", parents=[machine], help="walk through the world of one picture, to a video"
     )
-    walk.add_argument("--image", metavar="FILE", help="the picture to start from (a room)")
-    walk.add_argument(
-        "--path",
-        default="there-and-back",
-        metavar="PATH",
-        help=f"{', '.join(_PATHS)} or a trajectory FILE, JSON or TUM (there-and-back)",
-    )
-    walk.add_argument("--frames", type=_positive, metavar="N", help="length (120, or the FILE's)")
-    walk.add_argument("--out", default="walk.mp4", metavar="FILE", help="the video (walk.mp4)")
-    walk.add_argument("--sheet", default="walk.png", metavar="FILE", help="the sheet (walk.png)")
-    walk.set_defaults(run=_walk)
+    walking.add(walk)
+    walk.set_defaults(run=walking.run)
 
     play = commands.add_parser(
         "play", parents=[machine], help="walk in the browser, with sticks: FRAMEBOY"
@@ -109,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     bench = commands.add_parser("bench", parents=[machine], help="measure the latency of a step")
-    bench.add_argument("--frames", type=_positive, default=300, metavar="N", help="count (300)")
+    bench.add_argument(
+        "--frames", type=options.positive, default=300, metavar="N", help="count (300)"
+    )
     bench.add_argument("--json", metavar="FILE", help="write all figures and receipts there")
     bench.set_defaults(run=_bench)
 
@@ -119,142 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--name", required=True, help="what the model is called")
     convert.add_argument("--licence", required=True, help="SPDX name of the weights' licence")
     convert.add_argument("--dtype", choices=("bfloat16", "float32"), help="of large matrices")
-    convert.add_argument("--steps", type=_positive, metavar="N", help="default denoising steps")
+    convert.add_argument(
+        "--steps", type=options.positive, metavar="N", help="default denoising steps"
+    )
     convert.add_argument("--fov", type=float, metavar="DEGREES", help="horizontal field of view")
     convert.add_argument(
         "--aspect", type=float, default=1.0, metavar="A", help="width / height, with --fov (1)"
     )
     convert.set_defaults(run=_convert)
     return parser
-
-
-# walk
-
-
-class _Walked(NamedTuple):
-    seconds: list[float]  # of each step
-    supports: list[float]
-    kept: list[np.ndarray]  # the frames of the contact sheet, the first and the last among them
-
-
-def _walk(args: argparse.Namespace) -> None:
-    from rtfm_rt import media
-
-    for file in (args.out, args.sheet):
-        if not os.path.isdir(os.path.dirname(file) or "."):
-            raise Error(f"{file}: expected a folder that exists, got {os.path.dirname(file)!r}")
-    poses = _poses(args)
-    session = _session(args)
-    height, width = session.image_size
-    image = media.load_image(args.image or bundled_file("rooms.png"), height, width)
-    shown = sorted({round(i) for i in np.linspace(0, len(poses) - 1, 6)})
-    session.observe(image, poses[0])
-    with media.VideoWriter(args.out, height, width) as video:
-        walked = _take(session, poses, shown, "with memory", video.write)
-
-    rows = [media.Row("with memory", [image, *walked.kept])]
-    persistence = []
-    returned = len(poses) > 2 and poses[0] == poses[-1]
-    if returned:
-        plain = _recent_only(session, args.seed)
-        plain.observe(image, poses[0])
-        forgetful = _take(plain, poses, shown, "recent frames only")
-        with_memory = media.psnr(image, walked.kept[-1])
-        without = media.psnr(image, forgetful.kept[-1])
-        rows = [
-            media.Row(f"with memory: back at {with_memory:.1f} dB", rows[0].images),
-            media.Row(f"recent frames only: back at {without:.1f} dB", [image, *forgetful.kept]),
-        ]
-        persistence = [
-            f"{with_memory:4.1f} dB  on return, with memory, against the picture",
-            f"{without:4.1f} dB  on return, with the {plain.context} latest frames only",
-            f"{media.psnr(image, walked.kept[0]):4.1f} dB  at the start, before any step away",
-            f"{media.psnr(walked.kept[0], walked.kept[-1]):4.1f} dB  on return, with memory, "
-            "against the frame at the start",
-        ]
-    captions = ["picture", *(f"frame {i + 1}" for i in shown)]
-    media.write_sheet(args.sheet, rows, captions)
-
-    p50, p99 = np.percentile(walked.seconds, (50, 99)) * 1e3
-    rate = len(poses) / sum(walked.seconds)
-    show(
-        _headline(session),
-        {
-            "speed": [f"{rate:.1f} frames/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms"],
-            "support": [
-                f"{np.mean(walked.supports):.0%} of a view remembered on average, "
-                f"{min(walked.supports):.0%} at least"
-            ],
-            "memory": [
-                f"{len(session.memory)} of {len(poses) + 1} frames kept, "
-                f"{session.memory.bytes / 1e6:.1f} MB"
-            ],
-            "persistence": persistence,
-            "wrote": [
-                f"{args.out}  {len(poses)} frames of {video.width}x{video.height}",
-                f"{args.sheet}  contact sheet",
-            ],
-        },
-    )
-
-
-def _poses(args: argparse.Namespace) -> list[Pose]:
-    if args.path in _PATHS:
-        return _PATHS[args.path](args.frames or 120)
-    if not os.path.exists(args.path):
-        raise Error(
-            f"path: expected {', '.join(_PATHS)} or a trajectory file, got {args.path!r}, which "
-            "is not there"
-        )
-    return paths.load_trajectory(args.path)[: args.frames]
-
-
-def _session(args: argparse.Namespace, **options: Any) -> Session:
-    return Session(
-        args.model,
-        device=args.device,
-        precision=args.precision,
-        threads=args.threads,
-        seed=args.seed,
-        context=args.context,
-        steps=args.steps,
-        **options,
-    )
-
-
-def _recent_only(session: Session, seed: int) -> Session:
-    """A twin that attends to its latest frames only, as a model without a spatial memory does."""
-    return Session(
-        session.model,
-        threads=session.threads,
-        seed=seed,
-        context=session.context,
-        steps=session.steps,
-        commit_below=_EVERY_FRAME,
-        sinks=0,
-        recent=session.context,
-    )
-
-
-def _take(
-    session: Session,
-    poses: Sequence[Pose],
-    shown: Sequence[int],
-    text: str,
-    write: Callable[[Any], None] = lambda _: None,
-) -> _Walked:
-    walked = _Walked([], [], [])
-    with progress(len(poses), text) as advance:
-        for i, pose in enumerate(poses):
-            began = time.perf_counter()
-            frame = session.step(pose)
-            walked.seconds.append(time.perf_counter() - began)
-            walked.supports.append(frame.support)
-            write(frame)
-            if i in shown:
-                walked.kept.append(np.array(frame))
-            advance()
-    return walked
 
 
 # play
@@ -269,18 +120,17 @@ def _play(args: argparse.Namespace) -> None:
             "pip install 'rtfm_rt[play]'"
         ) from None
     with server.bind(args.host, args.port) as listener:
-        session = _session(args)  # refuses what does not fit before anybody is invited
+        session = options.session(args)  # refuses what does not fit before anybody is invited
         choices = pictures.collect(args.image, *session.image_size)
-        options = {
+        chosen = {
             "threads": session.threads,
             "seed": args.seed,
             "context": session.context,
             "steps": session.steps,
         }
-
-        arcade = server.Arcade(session.model, options, choices)
+        arcade = server.Arcade(session.model, chosen, choices)
         running, address = server.make_server(arcade, listener, args.host)
-        show(_headline(session), {"play": [address], "stop": ["Ctrl-C"]})
+        show(options.headline(session), {"play": [address], "stop": ["Ctrl-C"]})
         sys.stdout.flush()
         if not args.no_browser:  # it may come early: the listener keeps it waiting
             server.open_in_browser(address)
@@ -338,10 +188,10 @@ def _convert(args: argparse.Namespace) -> None:
             f"convert: expected PyTorch and safetensors, got: {error}; "
             "pip install 'rtfm_rt[convert]'"
         ) from None
-    options: dict[str, Any] = {"dtype": args.dtype, "steps": args.steps}
+    values: dict[str, Any] = {"dtype": args.dtype, "steps": args.steps}
     if args.fov is not None:
-        options["fx"], options["fy"] = Intrinsics.from_fov(args.fov, args.aspect)
-    given = {key: value for key, value in options.items() if value is not None}
+        values["fx"], values["fy"] = Intrinsics.from_fov(args.fov, args.aspect)
+    given = {key: value for key, value in values.items() if value is not None}
     info = convert(args.checkpoint, args.out, name=args.name, licence=args.licence, **given)
     _show_info(args.out, info)
 
@@ -354,7 +204,7 @@ def _bench(args: argparse.Namespace) -> None:
 
     if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
         raise Error(f"{args.json}: expected a folder that exists")
-    session = _session(args)
+    session = options.session(args)
     with progress(args.frames, "steps") as advance:
         figures = measure(session, args.frames, advance)
     if args.json:
@@ -364,7 +214,7 @@ def _bench(args: argparse.Namespace) -> None:
             file.write("\n")
     p50, p95, p99, worst = figures["latency_ms"].values()
     show(
-        _headline(session),
+        options.headline(session),
         {
             "latency": [f"p50 {p50:.2f}   p95 {p95:.2f}   p99 {p99:.2f}   max {worst:.2f} ms"],
             "throughput": [
@@ -379,22 +229,3 @@ def _bench(args: argparse.Namespace) -> None:
             "wrote": [args.json] if args.json else [],
         },
     )
-
-
-def _headline(session: Session) -> str:
-    height, width = session.image_size
-    name, steps = session.model.manifest["name"], session.steps
-    return (
-        f"{name} · {session.device} · {session.precision} · {width}x{height} · "
-        f"{steps} {'step' if steps == 1 else 'steps'} · context of {session.context}"
-    )
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
-    return value

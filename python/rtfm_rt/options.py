@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands that run a model share: its options, the session they make, one line on it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rtfm_rt.session import Session
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="rooms", help="bundled name or model file (rooms)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
+    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (auto)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads")
+    parser.add_argument("--steps", type=positive, metavar="N", help="denoising steps")
+    parser.add_argument("--context", type=positive, metavar="N", help="frames attended to")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+
+
+def session(args: argparse.Namespace, **options: Any) -> Session:
+    return Session(
+        args.model,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        seed=args.seed,
+        context=args.context,
+        steps=args.steps,
+        **options,
+    )
+
+
+def headline(session: Session) -> str:
+    height, width = session.image_size
+    name, steps = session.model.manifest["name"], session.steps
+    return (
+        f"{name} · {session.device} · {session.precision} · {width}x{height} · "
+        f"{steps} {'step' if steps == 1 else 'steps'} · context of {session.context}"
+    )
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    return value
