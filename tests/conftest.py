@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arcade import door, page, site  # noqa: F401  (fixtures)
+
 INSTALL = "pip install '.[test]' --config-settings=cmake.define.RTFM_TESTING=ON"
 BUILT = importlib.util.find_spec("rtfm_rt._testing") is not None
 

@@ -3,153 +3,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import io
 import json
 import socket
-import struct
-import threading
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
-import rtfm_rt
+from arcade import CONTEXT, FORWARD, LOOK_RIGHT, REST, Page, Site, dial
 from rtfm_rt.play import pictures, server
-
-CONTEXT = 3
-FORWARD, LOOK_RIGHT, REST = [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]
-
-
-class Site(NamedTuple):
-    arcade: server.Arcade
-    host: str  # with its port
-    query: str
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, **headers: str
-    ) -> tuple[int, str, http.client.HTTPMessage]:
-        client = http.client.HTTPConnection(self.host, timeout=10)
-        try:
-            client.request(method, path, body, headers)
-            answer = client.getresponse()
-            return answer.status, answer.read().decode("latin-1"), answer.headers
-        finally:
-            client.close()
-
-    def upload(self, page: Page, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-        path = f"/pictures?{self.query}&visitor={page.hello['hello']}"
-        sent = {"Origin": f"http://{self.host}", **headers}
-        status, text, _ = self.ask("POST", path, body, **sent)
-        return status, json.loads(text)
-
-
-class Shown(NamedTuple):
-    """A frame as play/wire.py lays it out."""
-
-    flags: int
-    number: int
-    remembered: int
-    support: float
-    place: tuple[float, ...]
-    context: tuple[int, ...]
-    entries: list[tuple[int, float, float, float]]
-    pixels: bytes
-
-    @classmethod
-    def parse(cls, data: bytes) -> Shown:
-        flags, steps, contexts, _, width, height = struct.unpack_from("<4B2H", data)
-        number, remembered, count = struct.unpack_from("<3I", data, 8)
-        latency, support, *place = struct.unpack_from("<6f", data, 20)
-        assert (width, height, steps) == (24, 16, 2) and latency > 0
-        assert (count > 0) == bool(flags & 16)
-        context = struct.unpack_from(f"<{contexts}I", data, 44)
-        at = 44 + 4 * contexts
-        entries = list(struct.iter_unpack("<I3f", data[at : at + 16 * count]))
-        pixels = data[at + 16 * count :]
-        assert len(pixels) == 3 * width * height
-        return cls(flags, number, remembered, support, tuple(place), context, entries, pixels)
-
-
-class Page:
-    """The client side of a walk, without a browser."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.hello = json.loads(socket.recv(10))
-
-    def say(self, **message: Any) -> None:
-        self.socket.send(json.dumps(message))
-
-    def look(self, timeout: float = 10) -> Shown:
-        """The next frame, acknowledged."""
-        shown = self.unread(timeout)
-        self.say(ack=shown.number)
-        return shown
-
-    def unread(self, timeout: float = 10) -> Shown:
-        data = self.socket.recv(timeout)
-        assert isinstance(data, bytes), data
-        return Shown.parse(data)
-
-    def rest(self) -> Shown | None:
-        """The frame on the screen when everything has come to rest."""
-        shown = None
-        with pytest.raises(TimeoutError):
-            while True:
-                shown = self.look(0.4)
-        return shown
-
-    def walk(self, stick: list[float], frames: int) -> list[Shown]:
-        seen = []
-        for _ in range(frames):
-            self.say(stick=stick)
-            seen.append(self.look())
-        self.say(stick=REST)
-        return seen
-
-
-@pytest.fixture(scope="module")
-def site(model: tuple[str, Any]) -> Iterator[Site]:
-    listener = server.bind("127.0.0.1", 0)
-    options = {"threads": 1, "seed": 3, "context": CONTEXT, "steps": 2}
-    arcade = server.Arcade(
-        rtfm_rt.Model(model[0], device="cpu"), options, pictures.collect(None, 16, 24)
-    )
-    running, address = server.make_server(arcade, listener, "127.0.0.1")
-    thread = threading.Thread(target=running.run, args=([listener],))
-    thread.start()
-    yield Site(arcade, urlsplit(address).netloc, urlsplit(address).query)
-    running.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def dial(site: Site) -> contextlib.AbstractContextManager[ClientConnection]:
-    return connect(f"ws://{site.host}/walk?{site.query}", origin=f"http://{site.host}")
-
-
-@pytest.fixture
-def door(site: Site) -> Iterator[Any]:
-    """Opens pages, closes them, and waits until the server has noticed."""
-    with contextlib.ExitStack() as opened:
-        yield lambda: Page(opened.enter_context(dial(site)))
-    until = time.monotonic() + 10
-    while site.arcade.visitors and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not site.arcade.visitors
-
-
-@pytest.fixture
-def page(door: Any) -> Page:
-    return door()
-
 
 # who may come in
 

@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 import rtfm_rt
-from rtfm_rt.play import server, walk
+from rtfm_rt.play import ground, server
 from rtfm_rt.play.wire import Place
 
 
@@ -49,19 +49,19 @@ def test_a_port_in_use_is_one_line() -> None:
 
 def test_places_are_poses() -> None:
     for place in (Place(), Place(1, 2, 3, 0.2), Place(-1, 0, -3, -0.2)):
-        rtfm_rt.Pose(walk.matrix(place))
-    ahead = walk.matrix(Place(yaw=0.5, pitch=0.2)) @ [0, 0, 1, 0]
+        rtfm_rt.Pose(ground.matrix(place))
+    ahead = ground.matrix(Place(yaw=0.5, pitch=0.2)) @ [0, 0, 1, 0]
     assert ahead[0] > 0 > ahead[1]  # to the right and up: y is down
 
 
 def test_walking_follows_the_eyes() -> None:
     east = Place(yaw=math.pi / 2)
-    assert walk.moved(east, (1, 0, 0, 0), 1) == pytest.approx((walk.WALK, 0, east.yaw, 0))
-    assert walk.moved(east, (0, 1, 0, 0), 1) == pytest.approx((0, -walk.WALK, east.yaw, 0))
-    askew = walk.moved(Place(), (1, 1, 0, 0), 1)  # no faster than straight ahead
-    assert math.hypot(askew.x, askew.z) == pytest.approx(walk.WALK)
+    assert ground.moved(east, (1, 0, 0, 0), 1) == pytest.approx((ground.WALK, 0, east.yaw, 0))
+    assert ground.moved(east, (0, 1, 0, 0), 1) == pytest.approx((0, -ground.WALK, east.yaw, 0))
+    askew = ground.moved(Place(), (1, 1, 0, 0), 1)  # no faster than straight ahead
+    assert math.hypot(askew.x, askew.z) == pytest.approx(ground.WALK)
     far = Place()
     for _ in range(400):
-        far = walk.moved(far, (1, 0.3, 0.01, 1), 0.1)
-        assert math.hypot(far.x, far.z) <= walk.EDGE + 1e-9
-        assert far.pitch <= walk.TILT and abs(far.yaw) <= math.pi
+        far = ground.moved(far, (1, 0.3, 0.01, 1), 0.1)
+        assert math.hypot(far.x, far.z) <= ground.EDGE + 1e-9
+        assert far.pitch <= ground.TILT and abs(far.yaw) <= math.pi

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--image", metavar="FILE", help="a picture to start from, beside the bundled")
     play.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="(127.0.0.1)")
     play.add_argument("--port", type=int, default=8360, metavar="N", help="0: any (8360)")
+    play.add_argument("--worlds", metavar="DIR", help="saved worlds (in the user's data folder)")
     play.add_argument("--no-browser", action="store_true", help="do not open the page")
     play.set_defaults(run=_play)
 
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _play(args: argparse.Namespace) -> None:
     try:
-        from rtfm_rt.play import pictures, server
+        from rtfm_rt.play import pictures, server, worlds
     except ImportError as error:
         raise Error(
             f"play: expected Starlette, uvicorn, websockets and Pillow, got: {error}; "
@@ -128,9 +129,10 @@ def _play(args: argparse.Namespace) -> None:
             "context": session.context,
             "steps": session.steps,
         }
-        arcade = server.Arcade(session.model, chosen, choices)
+        folder = os.path.abspath(args.worlds or worlds.default_folder())
+        arcade = server.Arcade(session.model, chosen, choices, folder)
         running, address = server.make_server(arcade, listener, args.host)
-        show(options.headline(session), {"play": [address], "stop": ["Ctrl-C"]})
+        show(options.headline(session), {"play": [address], "worlds": [folder], "stop": ["Ctrl-C"]})
         sys.stdout.flush()
         if not args.no_browser:  # it may come early: the listener keeps it waiting
             server.open_in_browser(address)

@@ -4,55 +4,58 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import secrets
 import socket
 import sys
+import tempfile
 import threading
-import time
-import traceback
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from rtfm_rt._core import ArgumentError, Error, Model
-from rtfm_rt.play import pictures, wire
+from rtfm_rt.play import pictures, wire, worlds
 from rtfm_rt.play.guard import Guard
-from rtfm_rt.play.walk import Picture, Walk
+from rtfm_rt.play.visitor import Visitor
+from rtfm_rt.play.walk import BRANCHES, Picture, Walk
+from rtfm_rt.play.worlds import Worlds
 
 VISITORS = 4
-RATE = 30.0  # frames a second at most
-_MESSAGES = 300  # a second from one page; it sends about 90
-_UPLOAD_SECONDS = 30.0
+_UPLOAD_SECONDS = 120.0
 _STATIC = os.path.join(os.path.dirname(__file__), "static")
 _FILES = {
     "frameboy.css": "text/css",
+    "worlds.css": "text/css",
     "screens.css": "text/css",
     "frameboy.js": "text/javascript",
     "controls.js": "text/javascript",
     "map.js": "text/javascript",
+    "worlds.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 
 
 class Arcade:
-    """What all visitors share: the model, the pictures, and the list of those who are here.
+    """What all visitors share: the model, the pictures, the worlds, and the list of who is here.
 
-    options: keyword arguments of `Session`.
+    options: keyword arguments of `Session`; folder: of the saved worlds.
     """
 
-    def __init__(self, model: Model, options: dict[str, Any], choices: dict[str, Picture]) -> None:
+    def __init__(
+        self, model: Model, options: dict[str, Any], choices: dict[str, Picture], folder: str
+    ) -> None:
         self.model, self.options, self.choices = model, options, choices
+        self.worlds = Worlds(folder, model, threads=options["threads"])
         image = model.manifest["image"]
         self.height, self.width = image["height"], image["width"]
         self.visitors: dict[str, Visitor] = {}
@@ -66,24 +69,54 @@ class Arcade:
             return JSONResponse({"error": "There is no such picture."}, 404)
         return Response(pictures.png(chosen), media_type="image/png")
 
-    async def upload(self, request: Request) -> Response:
+    async def upload_picture(self, request: Request) -> Response:
+        async def take(visitor: Visitor) -> dict[str, Any]:
+            data = bytearray()
+            await _receive(request, pictures.UPLOAD_BYTES, data.extend)
+            picture, cut = await asyncio.to_thread(
+                pictures.decode, bytes(data), self.height, self.width
+            )
+            visitor.show(picture)
+            return {"cut": cut}
+
+        return await self._upload(request, take)
+
+    async def list_worlds(self, _: Request) -> Response:
+        return JSONResponse({"worlds": await asyncio.to_thread(self.worlds.list)})
+
+    async def download_world(self, request: Request) -> Response:
+        try:
+            file = await asyncio.to_thread(self.worlds.file, request.path_params["name"])
+        except Error as error:
+            return JSONResponse({"error": str(error)}, 404)
+        kind = "application/octet-stream"
+        return FileResponse(file, media_type=kind, filename=os.path.basename(file))
+
+    async def upload_world(self, request: Request) -> Response:
+        async def take(visitor: Visitor) -> dict[str, Any]:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "upload")
+                with open(path, "wb") as file:
+                    await _receive(request, worlds.UPLOAD_BYTES, file.write)
+                return {"frames": await visitor.enter(self.worlds.load_upload, path)}
+
+        return await self._upload(request, take)
+
+    async def _upload(
+        self, request: Request, take: Callable[[Visitor], Awaitable[dict[str, Any]]]
+    ) -> Response:
         visitor = self.visitors.get(request.query_params.get("visitor", ""))
         if visitor is None:
             return JSONResponse({"error": "This page is not connected; reload it."}, 404)
-        if visitor.uploading:
-            return JSONResponse({"error": "One picture at a time."}, 429)
-        visitor.uploading = True
         try:
-            data = await asyncio.wait_for(_body(request), _UPLOAD_SECONDS)
-            picture, cut = await asyncio.to_thread(pictures.decode, data, self.height, self.width)
-        except ArgumentError as error:
+            with visitor.errand():
+                return JSONResponse(await take(visitor))
+        except Error as error:
             return JSONResponse({"error": str(error)}, 400)
         except asyncio.TimeoutError:
-            return JSONResponse({"error": "The picture took too long to arrive."}, 408)
-        finally:
-            visitor.uploading = False
-        visitor.show(picture)
-        return JSONResponse({"cut": cut})
+            return JSONResponse({"error": "The file took too long to arrive."}, 408)
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
 
     async def walk(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -92,98 +125,24 @@ class Arcade:
             await socket.send_text(json.dumps({"error": text}))
             await socket.close(1013)
             return
-        visitor = Visitor(self, socket)
+        walk = Walk(self.model, next(iter(self.choices.values())), self.options)
+        visitor = Visitor(walk, self.worlds, self.choices, socket, self._hello())
         self.visitors[visitor.name] = visitor
         try:
             await visitor.stay()
         finally:
             del self.visitors[visitor.name]
 
-
-class Visitor:
-    """One connection: reads wishes, sends frames, and makes no frame that nobody awaits."""
-
-    def __init__(self, arcade: Arcade, socket: WebSocket) -> None:
-        self.name = secrets.token_urlsafe(9)
-        self.uploading = False
-        self._arcade, self._socket = arcade, socket
-        self._wake = asyncio.Event()
-        self._sent = self._drawn = 0
-        first = next(iter(arcade.choices.values()))
-        self._walk = Walk(arcade.model, first, arcade.options)
-
-    def show(self, picture: Picture) -> None:
-        self._walk.show(picture)
-        self._wake.set()
-
-    async def stay(self) -> None:
-        """Until the page goes away or breaks the rules."""
-        frames = asyncio.create_task(self._send_frames())
-        try:
-            await self._socket.send_text(json.dumps(self._hello()))
-            await self._read_wishes()
-        except WebSocketDisconnect:
-            pass
-        except ArgumentError as error:
-            await self._leave(str(error), 1008)
-        finally:
-            frames.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await frames
-
     def _hello(self) -> dict[str, Any]:
-        arcade = self._arcade
         return {
-            "hello": self.name,
-            "model": arcade.model.manifest["name"],
-            "device": arcade.model.device,
-            "pictures": list(arcade.choices),
-            "context": arcade.options["context"],
+            "model": self.model.manifest["name"],
+            "device": self.model.device,
+            "pictures": list(self.choices),
+            "context": self.options["context"],
+            "branches": len(BRANCHES),
             "upload_bytes": pictures.UPLOAD_BYTES,
+            "world_bytes": worlds.UPLOAD_BYTES,
         }
-
-    async def _read_wishes(self) -> None:
-        second, count = 0, 0
-        while True:
-            key, value = wire.parse(await self._socket.receive_text())
-            second, count = _counted(second, count)
-            if count > _MESSAGES:
-                raise ArgumentError(f"expected at most {_MESSAGES} messages a second")
-            if key == "ack":
-                self._drawn = min(max(self._drawn, value), self._sent)
-            elif key == "stick":
-                self._walk.steer(value)
-            elif key == "remember":
-                self._walk.remember(value)
-            elif key == "home":
-                self._walk.go_home()
-            elif value in self._arcade.choices:
-                self._walk.show(self._arcade.choices[value])
-            self._wake.set()
-
-    async def _send_frames(self) -> None:
-        try:
-            began = 0.0
-            while True:
-                while not self._walk.wants_frame or self._sent - self._drawn >= wire.CREDIT:
-                    self._wake.clear()
-                    await self._wake.wait()
-                await asyncio.sleep(max(0.0, began + 1 / RATE - time.monotonic()))
-                now = time.monotonic()
-                seconds, began = min(now - began, 2.5 / RATE), now
-                message = await asyncio.to_thread(self._walk.step, seconds)
-                self._sent += 1
-                await self._socket.send_bytes(message)
-        except (WebSocketDisconnect, RuntimeError):  # gone while a frame was on its way
-            return
-        except Exception:
-            traceback.print_exc()
-            await self._leave("The session ended with an error; the terminal says which.", 1011)
-
-    async def _leave(self, reason: str, code: int) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await self._socket.send_text(json.dumps({"error": reason}))
-            await self._socket.close(code)
 
 
 def application(arcade: Arcade, token: str, host: str) -> ASGIApp:
@@ -191,7 +150,10 @@ def application(arcade: Arcade, token: str, host: str) -> ASGIApp:
     routes = [
         Route("/", arcade.page),
         Route("/pictures/{name}", arcade.picture),
-        Route("/pictures", arcade.upload, methods=["POST"]),
+        Route("/pictures", arcade.upload_picture, methods=["POST"]),
+        Route("/worlds", arcade.list_worlds),
+        Route("/worlds", arcade.upload_world, methods=["POST"]),
+        Route("/worlds/{name}", arcade.download_world),
         WebSocketRoute("/walk", arcade.walk),
         *(Route(f"/{name}", _serving(name, kind)) for name, kind in _FILES.items()),
     ]
@@ -239,21 +201,20 @@ def open_in_browser(address: str) -> None:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
-def _counted(second: int, count: int) -> tuple[int, int]:
-    now = int(time.monotonic())
-    return now, count + 1 if now == second else 1
+async def _receive(request: Request, most: int, write: Callable[[bytes], object]) -> None:
+    """Writes the body, read no further than `most` bytes and no longer than `_UPLOAD_SECONDS`."""
 
+    async def receive() -> None:
+        count = 0
+        async for part in request.stream():
+            count += len(part)
+            if count > most:
+                raise ArgumentError(
+                    f"That file is larger than {most >> 20} MB. Choose a smaller one."
+                )
+            await asyncio.to_thread(write, part)
 
-async def _body(request: Request) -> bytes:
-    """The body, read no further than its limit."""
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > pictures.UPLOAD_BYTES:
-            raise ArgumentError(
-                f"That file is larger than {pictures.UPLOAD_BYTES >> 20} MB. Choose a smaller one."
-            )
-    return bytes(data)
+    await asyncio.wait_for(receive(), _UPLOAD_SECONDS)
 
 
 def _serving(name: str, kind: str) -> Callable[[Request], Any]:

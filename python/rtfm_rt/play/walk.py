@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One visitor's walk: sticks to poses, poses to frames. No network here.
+"""One visitor's walk: sticks to poses, poses to frames, through branches of a world. No network.
 
-`steer`, `show`, `remember` and `go_home` come from the thread that listens and only leave a wish;
-`step` runs in a worker, one at a time, and is the only one that touches the session.
+`steer`, `show`, `remember` and `go_home` may be called at any time and only leave a wish. All
+others, `step` among them, touch sessions: one of them at a time.
 """
 
 from __future__ import annotations
@@ -10,27 +10,49 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtfm_rt._core import Model
+from rtfm_rt._core import ArgumentError, Frame, Model
 from rtfm_rt.play import wire
+from rtfm_rt.play.ground import Glide, Pose, Stick, matrix, moved, standing
 from rtfm_rt.play.wire import Place
 from rtfm_rt.session import Session
 
-WALK, YAW, PITCH = 0.75, 1.0, 0.4  # full stick: metres and radians a second
 EASE = 0.09  # seconds in which a velocity follows its stick
-TILT = 0.22  # radians that one can look up or down
-EDGE = 6.0  # metres from home at which the ground ends
 STICKS_EXPIRE = 0.5  # seconds without news after which a stick counts as let go
 MAP_ENTRIES = 1024  # of the newest frames
+BRANCHES = "ABCD"
 _EVERY_FRAME = 2.0  # commit_below: above any support
 _REST = (0.0, 0.0, 0.0, 0.0)
 
 Picture = NDArray[np.uint8]
-Stick = tuple[float, float, float, float]  # forward, right, yaw, pitch
+Seen = tuple[Picture, Pose]
+
+
+class Branch:
+    """One future of a world: its session, where one stands in it, and what one saw there last."""
+
+    def __init__(self, name: str, parent: str | None, session: Session, seen: Iterable[Seen]):
+        self.name, self.parent, self.session = name, parent, session
+        self.place, self.pose = Place(), matrix(Place())
+        self.latest: deque[Seen] = deque(seen, maxlen=session.context)
+        self.frame: Frame | None = None
+
+    def fork(self, name: str) -> Branch:
+        branch = Branch(name, self.name, self.session.fork(), self.latest)
+        branch.place, branch.pose, branch.frame = self.place, self.pose, self.frame
+        return branch
+
+
+class Tree(NamedTuple):
+    """The branches of a walk: which one the walker is in, and (name, parent) of each."""
+
+    here: str
+    branches: tuple[tuple[str, str | None], ...]
 
 
 class Walk:
@@ -46,12 +68,13 @@ class Walk:
         self._picture: Picture | None = picture
         self._remember = True
         self._home_wanted = False
+        self._again = self._still = False  # wanted: the same frame once more; one from right here
         self._number = 0
+        self._branches: dict[str, Branch] = {}
         self._twin: Session | None = None
-        self._glide: _Glide | None = None
+        self._glide: Glide | None = None
         self._velocity: Stick = _REST
         self._mapped: tuple[Session, int, int] | None = None
-        self.place = Place()
 
     # wishes
 
@@ -76,78 +99,158 @@ class Walk:
             self._picture is not None
             or self._glide is not None
             or self._home_wanted
+            or self._again
+            or self._still
             or self._remember != (self._twin is None)
             or self._stick != _REST
             or self._velocity != _REST
         )
 
-    # the worker
+    # worlds and their branches
+
+    @property
+    def tree(self) -> Tree:
+        return Tree(self._here.name, tuple((b.name, b.parent) for b in self._branches.values()))
+
+    def keep(self) -> Session:
+        """A branch to save. The next frame is made from right here: it is the one that the saved
+        world begins with when it is loaded."""
+        self._settle()
+        self._still = True
+        return self._here.session.fork()
+
+    def enter(self, session: Session) -> None:
+        """Goes on in a world from elsewhere, where its last frame was seen. Drops all branches."""
+        memory = session.memory
+        newest = memory.ids[-session.context :]
+        poses = memory.poses[len(memory) - len(newest) :]
+        seen = [(memory.image(id_), pose) for id_, pose in zip(newest, poses, strict=True)]
+        branch = Branch(BRANCHES[0], None, session, seen)
+        last = session._world()["last_pose"]
+        if last is not None:
+            branch.place, branch.pose = standing(last)
+        self._picture = None
+        self._begin(branch)
+        self._still = True
+
+    def branch(self) -> None:
+        """Leaves the world here as it is and goes on in a branch of it."""
+        self._settle()
+        free = [name for name in BRANCHES if name not in self._branches]
+        if not free:
+            raise ArgumentError(f"{len(BRANCHES)} branches are the most. Drop one first.")
+        self._go_to(self._here.fork(free[0]))
+
+    def switch(self, name: str) -> None:
+        """Goes on in another branch, from where it was left."""
+        self._settle()
+        if name not in self._branches:
+            raise ArgumentError("There is no such branch.")
+        self._go_to(self._branches[name])
+
+    def drop(self, name: str) -> None:
+        """Forgets a branch; who is in it goes back to where it was taken from."""
+        self._settle()
+        if name not in self._branches or len(self._branches) == 1:
+            raise ArgumentError("There is no branch to drop: the only one is the world.")
+        gone = self._branches.pop(name)
+        for branch in self._branches.values():
+            if branch.parent == name:
+                branch.parent = gone.parent
+        if gone is self._here:
+            first = next(iter(self._branches))
+            self._go_to(self._branches[gone.parent or first])
+        self._again = True
+
+    def _go_to(self, branch: Branch) -> None:
+        self._branches[branch.name] = self._here = branch
+        self._twin = self._glide = None
+        self._velocity = _REST
+        self._again, self._still = branch.frame is not None, False
+
+    def _begin(self, branch: Branch) -> None:
+        self._branches.clear()
+        self._go_to(branch)
+        self._mapped = None
+
+    def _settle(self) -> None:
+        """Fulfils the wish for another picture, if there is one."""
+        picture, self._picture = self._picture, None
+        if picture is not None:
+            session = Session(self._model, **self._options)
+            session.observe(picture, matrix(Place()))
+            self._begin(Branch(BRANCHES[0], None, session, [(picture, matrix(Place()))]))
+
+    # frames
 
     def step(self, seconds: float) -> bytes:
         """Fulfils the wishes, moves by `seconds`, and returns the frame seen from there."""
-        picture, self._picture = self._picture, None
-        if picture is not None:
-            self._begin(picture)
-        if self._remember != (self._twin is None):
-            self._twin = None if self._remember else self._forgetful_twin()
-        if self._home_wanted:
-            self._home_wanted = False
-            self._glide = _Glide(self.place)
-        self._move(seconds)
-
-        pose = matrix(self.place)
-        session = self._twin or self._session
-        frame = session.step(pose)
-        self._latest.append((np.array(frame), pose))
+        self._settle()
+        here = self._here
+        if not self._again or here.frame is None:
+            self._make_frame(here, seconds)
+        self._again = False
+        assert here.frame is not None
         self._number += 1
-        flags = wire.REMEMBERING if self._twin is None else 0
+        flags = wire.REMEMBERING if self._remember else 0
         flags |= wire.GLIDING if self._glide is not None else 0
+        session = self._twin or here.session
         remembered = len(session.memory)
         if self._twin is not None:  # the older ones are there, but it never looks back
             remembered = min(remembered, session.context)
         entries = self._new_map(session, min(remembered, MAP_ENTRIES))
-        return wire.frame_message(frame, self._number, remembered, flags, self.place, entries)
+        return wire.frame_message(here.frame, self._number, remembered, flags, here.place, entries)
 
-    def _begin(self, picture: Picture) -> None:
-        self._session = Session(self._model, **self._options)
-        self._session.observe(picture, matrix(Place()))
-        self._page_bytes = self._session.memory.bytes
-        self._latest = deque([(picture, matrix(Place()))], maxlen=self._session.context)
-        self._twin = self._glide = self._mapped = None
-        self.place, self._velocity = Place(), _REST
+    def _make_frame(self, here: Branch, seconds: float) -> None:
+        if self._remember != (self._twin is None):
+            self._twin = None if self._remember else self._forgetful_twin()
+        if self._home_wanted:
+            self._home_wanted = False
+            self._glide = Glide(here.place)
+        still, self._still = self._still, False
+        place = here.place if still else self._moved(here.place, seconds)
+        if place != here.place:
+            here.place, here.pose = place, matrix(place)
+        here.frame = (self._twin or here.session).step(here.pose)
+        here.latest.append((np.array(here.frame), here.pose))
 
     def _forgetful_twin(self) -> Session:
         """Attends to the latest frames only, as a model without a spatial memory does; it has seen
         what the visitor saw last."""
-        context = self._session.context
+        here = self._here
+        probe = Session(self._model, **self._options)
+        probe.observe(*here.latest[-1])
+        context = here.session.context
         recent_only = {
             "context": context,
+            "steps": here.session.steps,
             "commit_below": _EVERY_FRAME,
             "sinks": 0,
             "recent": context,
-            "memory_budget": 2 * (context + 1) * self._page_bytes,
+            "memory_budget": 2 * (context + 1) * probe.memory.bytes,
         }
         twin = Session(self._model, **{**self._options, **recent_only})
-        for picture, pose in self._latest:
+        for picture, pose in here.latest:
             twin.observe(picture, pose)
         return twin
 
-    def _move(self, seconds: float) -> None:
+    def _moved(self, place: Place, seconds: float) -> Place:
         stick = self._stick
         if stick != _REST and time.monotonic() - self._steered > STICKS_EXPIRE:
             stick = self._stick = _REST  # its page went to sleep with a key held down
         if self._glide is not None and stick == _REST:
-            self.place, self._velocity = self._glide.after(seconds), _REST
-            if self.place == Place():
+            self._velocity = _REST
+            place = self._glide.after(seconds)
+            if place == Place():
                 self._glide = None
-            return
+            return place
         self._glide = None
         near = 1.0 - math.exp(-seconds / EASE)
         velocity = tuple(v + (s - v) * near for v, s in zip(self._velocity, stick, strict=True))
         if stick == _REST and max(map(abs, velocity)) < 0.01:
             velocity = _REST
         self._velocity = velocity  # type: ignore[assignment]
-        self.place = moved(self.place, self._velocity, seconds)
+        return moved(place, self._velocity, seconds)
 
     def _new_map(self, session: Session, count: int) -> list[wire.MapEntry]:
         """The newest of memory when it is another one than the page has seen, else nothing."""
@@ -159,46 +262,3 @@ class Walk:
         self._mapped = state
         newest = zip(ids[-count:], memory.poses[-count:], strict=True)
         return [(number, p[0, 3], p[2, 3], math.atan2(p[0, 2], p[2, 2])) for number, p in newest]
-
-
-def matrix(place: Place) -> NDArray[np.float64]:
-    """Camera-to-world (4, 4) of a place: y down, so looking up turns z towards -y."""
-    c, s = math.cos(place.yaw), math.sin(place.yaw)
-    cp, sp = math.cos(place.pitch), math.sin(place.pitch)
-    return np.array(
-        [
-            [c, s * sp, s * cp, place.x],
-            [0.0, cp, -sp, 0.0],
-            [-s, c * sp, c * cp, place.z],
-            [0.0, 0.0, 0.0, 1.0],
-        ]
-    )
-
-
-def moved(place: Place, velocity: Stick, seconds: float) -> Place:
-    """The place after `seconds` at a velocity (full stick = 1), forward being where one looks."""
-    forward, right, yaw, pitch = velocity
-    turned = math.remainder(place.yaw + YAW * yaw * seconds, 2 * math.pi)
-    tilt = min(max(place.pitch + PITCH * pitch * seconds, -TILT), TILT)
-    c, s = math.cos(turned), math.sin(turned)
-    length = WALK * seconds / max(1.0, math.hypot(forward, right))
-    x = place.x + (s * forward + c * right) * length
-    z = place.z + (c * forward - s * right) * length
-    back = min(1.0, EDGE / max(math.hypot(x, z), 1e-9))
-    return Place(x * back, z * back, turned, tilt)
-
-
-class _Glide:
-    """The way home from a place: straight, the short way round, slow at both ends."""
-
-    def __init__(self, start: Place) -> None:
-        self._start, self._gone = start, 0.0
-        turn = max(abs(start.yaw) / YAW, abs(start.pitch) / PITCH)
-        self._whole = 0.6 + max(math.hypot(start.x, start.z) / WALK, turn)
-
-    def after(self, seconds: float) -> Place:
-        self._gone += seconds
-        if self._gone >= self._whole:
-            return Place()
-        left = 0.5 + 0.5 * math.cos(math.pi * self._gone / self._whole)
-        return Place(*(value * left for value in self._start))

@@ -7,9 +7,21 @@ Page to server: JSON text of at most 4 KiB, an object with one of the keys
     "picture": name                         start again in this picture
     "remember": true or false               attend to the whole memory, or to recent frames only
     "home": true                            glide back to the first pose
+    "save": true                            save the world; the frame that follows is its next one
+    "load": name                            go on in a saved world, where it was left
+    "branch": true                          leave the world as it is, go on in a branch of it
+    "switch": "A"                           go on in that branch, where it was left
+    "drop": "A"                             forget that branch; from inside: back to where it began
 
-Server to page: JSON text once ("hello", or "error" before closing), then one binary message for
-each frame, never more than `CREDIT` ahead of the last "ack". Little-endian, aligned to 4 bytes:
+Server to page: JSON text or binary frames. A frame comes when there is something new to see, and
+never more than `CREDIT` of them are ahead of the last "ack". Text is an object with
+    "hello": id, and more                   once: what there is, for the buttons
+    "here": "B", "branches": [[name, parent or null], ...]    before a frame, when they changed
+    "saved": name, "frames": number         when the world is on the disk
+    "loaded": name, "frames": number        when the walk goes on in it
+    "notice": text                          something was refused; the walk goes on as it was
+    "error": text                           before closing
+and a frame is, little-endian, aligned to 4 bytes,
     0   u8 flags    1 remembered for good, 2 late, 4 remember is on, 8 gliding home, 16 map follows
     1   u8 steps    2   u8 contexts    3   u8 0
     4   u16 width   6   u16 height
@@ -20,6 +32,12 @@ each frame, never more than `CREDIT` ahead of the last "ack". Little-endian, ali
     ..  map entries times (u32 id, f32 x, f32 z, f32 yaw): all of memory, sent when it changed
     ..  height * width * 3 bytes RGB
 Pixels are sent raw: 64x64 are 12 KB, PNG makes 4 KB of them for 1.4 ms on either side.
+
+By HTTP, all with "token" in the query and POST with "visitor" (the id of hello) too:
+    GET /pictures/NAME    a picture, PNG           POST /pictures    walk in this picture
+    GET /worlds           the list: name, bytes, saved (seconds since 1970)
+    GET /worlds/NAME      a world file             POST /worlds      go on in this world file
+What is refused is answered with {"error": text}.
 """
 
 from __future__ import annotations
@@ -36,6 +54,11 @@ MESSAGE_BYTES = 4096
 CREDIT = 2
 COMMITTED, LATE, REMEMBERING, GLIDING, MAPPED = 1, 2, 4, 8, 16
 
+_KINDS = {
+    **dict.fromkeys(("picture", "load", "switch", "drop"), str),
+    **dict.fromkeys(("remember", "home", "save", "branch"), bool),
+    "ack": int,
+}
 _HEADER = struct.Struct("<4B2H3I2f4f")
 _ENTRY = struct.Struct("<I3f")
 
@@ -64,9 +87,8 @@ def parse(text: str) -> tuple[str, Any]:
         if isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)):
             return key, tuple(min(max(float(v), -1.0), 1.0) for v in value)
         raise ArgumentError("stick: expected four numbers from -1 to 1")
-    kinds = {"ack": int, "picture": str, "remember": bool, "home": bool}
-    if type(value) is not kinds.get(key):
-        raise ArgumentError(f"message: expected stick, {', '.join(kinds)} with their values")
+    if type(value) is not _KINDS.get(key):
+        raise ArgumentError(f"message: expected stick, {', '.join(_KINDS)} with their values")
     return key, value
 
 

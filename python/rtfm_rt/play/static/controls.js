@@ -6,6 +6,8 @@ const INTERVAL = 16; // ms between two messages, at least
 const WALK_KEYS = { KeyW: [1, 0], KeyS: [-1, 0], KeyA: [0, -1], KeyD: [0, 1] };
 const ARROWS = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
+const PAD = ["home", "memory", "branch", "next"]; // its first buttons
+
 const clamp = (v) => Math.max(-1, Math.min(1, v));
 
 // A stick on the page: `value` is [up, right]; the knob follows the pointer and springs back.
@@ -60,10 +62,10 @@ class Stick {
 }
 
 // send(velocity) is called at most 60 times a second, and only while something is held, then once at
-// rest; press(name) for "home" and "memory" on a gamepad.
+// rest; press(name) for each of PAD on a gamepad.
 export function controls(walkElement, lookElement, send, press) {
   const keys = new Map(); // code -> "walk" or "look"
-  const held = [false, false]; // gamepad buttons
+  const held = PAD.map(() => false);
   let running = false;
   let sent = [0, 0, 0, 0];
   let at = 0;
@@ -95,7 +97,7 @@ export function controls(walkElement, lookElement, send, press) {
       total[1] += axis(0);
       total[2] += axis(2);
       total[3] -= axis(3);
-      ["home", "memory"].forEach((name, i) => {
+      PAD.forEach((name, i) => {
         const down = pad.buttons[i]?.pressed ?? false;
         if (down && !held[i]) press(name);
         held[i] = down;

@@ -3,8 +3,12 @@
 
 import { controls } from "./controls.js";
 import { drawMap } from "./map.js";
+import { worlds } from "./worlds.js";
 
 const LATE = 2, REMEMBERING = 4, GLIDING = 8, MAPPED = 16;
+const KEYS = {
+  KeyH: "home", KeyM: "memory", KeyK: "save", KeyL: "load", KeyB: "branch", KeyN: "next", KeyX: "drop",
+};
 const HEADER = 44, ENTRY = 16;
 const token = new URLSearchParams(location.search).get("token") ?? "";
 const $ = (id) => document.getElementById(id);
@@ -45,6 +49,7 @@ function heard(message) {
     reason = message.error;
     return;
   }
+  if (library.heard(message)) return;
   hello = message;
   document.body.dataset.state = "on";
   $("curtain").hidden = true;
@@ -131,7 +136,10 @@ function remember(on) {
     : `Memory off: only the last ${hello?.context ?? "few"} frames exist now`);
 }
 
+const library = worlds(token, say, notify, () => hello, () => select(null));
+
 const actions = {
+  ...library.actions,
   home: () => say({ home: true }),
   memory: () => remember($("remember").ariaPressed !== "true"),
 };
@@ -156,7 +164,7 @@ function select(name) {
   for (const slot of document.querySelectorAll("button.slot")) {
     slot.ariaPressed = slot.dataset.name === name;
   }
-  document.querySelector(".upload").classList.toggle("chosen", name === null);
+  document.querySelector(".upload").classList.remove("chosen");
 }
 
 function choose(name) {
@@ -174,6 +182,7 @@ async function upload(file) {
     const result = await answer.json();
     if (!answer.ok) return notify(result.error);
     select(null);
+    document.querySelector(".upload").classList.add("chosen");
     notify(result.cut ? "Your picture, cut to fit from its centre" : "Your picture");
   } catch {
     notify("The picture did not arrive. Is the server still there?");
@@ -181,12 +190,12 @@ async function upload(file) {
 }
 
 let fading = 0;
-function notify(text) {
+function notify(text, ...more) {
   const box = $("notice");
   clearTimeout(fading);
-  box.textContent = text;
+  box.replaceChildren(text, ...more);
   box.hidden = false;
-  fading = setTimeout(() => { box.hidden = true; }, 4000);
+  fading = setTimeout(() => { box.hidden = true; }, 3000 + 40 * text.length);
 }
 
 $("home").addEventListener("click", actions.home);
@@ -198,8 +207,10 @@ $("upload").addEventListener("change", ({ target }) => {
 });
 addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.code === "KeyH") actions.home();
-  if (event.code === "KeyM") actions.memory();
+  if (event.code in KEYS) {
+    event.preventDefault();
+    actions[KEYS[event.code]]();
+  }
   const name = /^Digit[1-9]$/.test(event.code) && hello?.pictures[event.code.slice(5) - 1];
   if (name) choose(name);
 });
