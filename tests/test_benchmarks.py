@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import rtfm_rt
 from rtfm_rt.session import model_path
@@ -70,6 +71,20 @@ def test_support(tmp_path: Path) -> None:
     assert -1 <= row["spearman_in_room"] <= 1
     assert 0 <= row["saturated"] <= 1
     assert 0 <= row["explained_by_room"] <= 1
+
+
+def test_rooms_gif(tmp_path: Path) -> None:
+    out = tmp_path / "rooms.gif"
+    command = [sys.executable, str(BENCHMARKS / "rooms_gif.py"), str(out), "--walks", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size < 2_000_000
+    with Image.open(out) as film:
+        assert film.n_frames == 60
+        film.seek(30)
+        frame = np.asarray(film.convert("RGB"), np.int16)
+    top, bottom = np.split(frame[:-6], 2)  # truth over generated: alike, and not the same
+    assert 1 < np.abs(top[22:] - bottom[22:]).mean() < 20
 
 
 def test_a_variant_differs_in_its_retrieval_only(monkeypatch: pytest.MonkeyPatch) -> None:
