@@ -61,8 +61,8 @@ struct NormModulateArgs {
 };
 
 // Splits qkv into heads; q and k: RMS norm over dim, times gain, then the upper half of dim turns
-// by the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for the softmax
-// (1/sqrt(dim)). K and V go, camera-local, into context slot `slot` and, in a read pass, to
+// by the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for a softmax in powers of two
+// (log2(e)/sqrt(dim)). K and V go, camera-local, into context slot `slot` and, in a read pass, to
 // inputs->page.
 struct QkvSplitArgs {
   const float* qkv;          // [tokens, 3 * heads * dim], columns (q|k|v, head, dim)
@@ -89,7 +89,7 @@ struct GatherArgs {
   int64_t layers, tokens, heads, dim;
 };
 
-// y = softmax(q · kᵀ) · v over all keys of `slots` consecutive context slots, head by head.
+// y = w·v / Σw, w = 2^(q · kᵀ), over all keys of `slots` consecutive context slots, head by head.
 struct AttentionArgs {
   const void* q;        // query_bytes(heads, tokens, dim)
   const void* context;  // [slots] of slot_bytes(heads, tokens, dim)
@@ -195,5 +195,10 @@ class Backend {
 // Throws std::invalid_argument for what the CPU lacks.
 std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional<DType> precision,
                                           int threads);
+
+// which: "" for the first GPU, or its number. Throws BackendError: no driver, too old a driver, no
+// such device, no CUDA in this build, another precision than bf16; the message says what to do.
+std::unique_ptr<Backend> make_cuda_backend(const std::string& which,
+                                           std::optional<DType> precision);
 
 }  // namespace rtfm

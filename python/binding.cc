@@ -117,6 +117,8 @@ void bind_errors(py::module_& m) {
       py::set_error(world, e.what());
     } catch (const DeviceError& e) {
       py::set_error(device, e.what());
+    } catch (const BackendError& e) {
+      py::set_error(device, e.what());
     } catch (const Error& e) {
       py::set_error(error, e.what());
     }

@@ -24,12 +24,16 @@ std::shared_ptr<Backend> make_backend(const std::string& device, const std::stri
   const size_t colon = device.find(':');
   const std::string kind = device.substr(0, colon);
   const std::string which = colon == std::string::npos ? "" : device.substr(colon + 1);
-  if (kind == "cuda")
-    fail<DeviceError>("device '", device, "': this build has no CUDA backend; use 'cpu' or 'auto'");
-  const bool known = (kind == "auto" && colon == std::string::npos) ||
-                     (kind == "cpu" && (colon == std::string::npos || !which.empty()));
-  check<DeviceError>(known, "device: expected auto, cpu, cpu:TIER, cuda or cuda:N, got '", device,
-                     "'");
+  const bool whole = colon == std::string::npos;
+  check<DeviceError>(
+      (kind == "auto" && whole) || ((kind == "cpu" || kind == "cuda") && (whole || !which.empty())),
+      "device: expected auto, cpu, cpu:TIER, cuda or cuda:N, got '", device, "'");
+  if (kind != "cpu") try {
+      return make_cuda_backend(which, dtype);
+    } catch (const BackendError& error) {
+      if (kind == "cuda")
+        fail<DeviceError>("device '", device, "': ", error.what(), "; or use 'cpu' or 'auto'");
+    }
   try {
     return make_cpu_backend(which, dtype, threads);
   } catch (const std::invalid_argument& error) {

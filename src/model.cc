@@ -11,6 +11,16 @@ Model::Model(const std::string& path, const std::string& device, const std::stri
   manifest_ = file.manifest;
   manifest_json_ = file.manifest_json;
   parameters_ = file.parameters;
+  try {
+    load(file);
+  } catch (const BackendError&) {
+    if (device != "auto") throw;
+    backend_ = make_backend("cpu", precision, 1);  // the best device has no room for it
+    load(file);
+  }
+}
+
+void Model::load(const ModelFile& file) {
   network_ = std::make_unique<FrameDit>(manifest_, Weights{file.weights, backend_});
   backend_->finish();  // sessions read the weights through backends of their own
 }

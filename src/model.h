@@ -30,6 +30,8 @@ class Model {
   std::shared_ptr<Backend> make_session_backend(int threads) const;
 
  private:
+  void load(const ModelFile& file);
+
   std::string path_, manifest_json_;
   Manifest manifest_;
   int64_t parameters_;

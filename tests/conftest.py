@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import zlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device",
         default="cpu",
         help="cpu (default): every CPU tier that runs here, amx in software where the CPU lacks or "
-        "hides it; or one device such as cpu:avx2 or cuda",
+        "hides it, and cuda:emulated; or one device such as cpu:avx2 or cuda",
     )
     parser.addoption("--kills", type=int, default=20, help="how often a saving process is killed")
     parser.addoption("--flips", type=int, default=300, help="how many single bits are flipped")
@@ -43,7 +45,7 @@ def devices(name: str) -> list[str]:
         return [name]
     from rtfm_rt import _testing
 
-    return [f"cpu:{tier}" for tier in _testing.tiers()]
+    return [f"cpu:{tier}" for tier in _testing.tiers()] + ["cuda:emulated"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -71,10 +73,30 @@ def device(request: pytest.FixtureRequest, testing: ModuleType) -> str:
     try:
         testing.Device(name, threads=1)
     except rtfm_rt.DeviceError as error:
-        if name.startswith("cuda"):
+        if name == "cuda":
             pytest.skip(str(error))
         raise
     return name
+
+
+@pytest.fixture(scope="session")
+def open_session(device: str) -> Callable[..., Any]:
+    """rtfm_rt.Session on `device`, or what stands for it where the shipped module lacks the device.
+
+    open_session(path, *, seed=0, threads=None, memory_budget=None, commit_below=None)
+    """
+    import rtfm_rt
+
+    if device == "cuda:emulated":
+        from emulated import Session
+
+        return functools.partial(Session, device=device)
+    if device == "cpu:amx":
+        try:
+            rtfm_rt.Model("rooms", device=device)
+        except rtfm_rt.DeviceError as error:
+            pytest.skip(str(error))
+    return functools.partial(rtfm_rt.Session, device=device)
 
 
 @pytest.fixture

@@ -43,7 +43,9 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 void bind_cache(py::module_& m);  // internals_cache.cc
+void bind_cuda(py::module_& m);   // internals_cuda.cc
 void bind_ops(py::module_& m);    // internals_ops.cc
+void bind_time(py::module_& m);   // internals_time.cc
 
 namespace {
 
@@ -109,6 +111,8 @@ void translate_errors() {
       raise("WorldError", e.what());
     } catch (const DeviceError& e) {
       raise("DeviceError", e.what());
+    } catch (const BackendError& e) {
+      raise("DeviceError", e.what());
     } catch (const Error& e) {
       raise("Error", e.what());
     }
@@ -120,7 +124,9 @@ void translate_errors() {
 PYBIND11_MODULE(_testing, m) {
   translate_errors();
   bind_cache(m);
+  bind_cuda(m);
   bind_ops(m);
+  bind_time(m);
   m.def("tiers", &tiers);
   m.def("allocations", [] { return allocations.load(); });
   m.def("allocations_of_walk", &allocations_of_walk);

@@ -20,30 +20,19 @@ HEIGHT, WIDTH = TINY.height, TINY.image_width
 TOKENS, TOKEN = 6, 192
 
 
-@pytest.fixture(scope="session")
-def offered(device: str) -> str:
-    """`device`, if the shipped module runs on it: ops and model are tested on amx in software."""
-    if device == "cpu:amx":
-        try:
-            rtfm_rt.Model("rooms", device=device)
-        except rtfm_rt.DeviceError as error:
-            pytest.skip(str(error))
-    return device
-
-
 def pixels(frame: rtfm_rt.Frame) -> np.ndarray:
     return np.array(frame)
 
 
-def test_frames_are_the_reference_s(model, picture, offered):
+def test_frames_are_the_reference_s(model, picture, device, open_session):
     """A walk of observed, generated and committed frames, recomputed by the PyTorch module."""
     path, reference = model
-    session = rtfm_rt.Session(path, device=offered, seed=7, commit_below=0.95)
+    session = open_session(path, seed=7, commit_below=0.95)
     poses = [np.eye(4), turn(25), turn(60, 0.5), turn(10)]
     session.observe(picture, poses[0])
     page = reference.read(reference.tokens(torch.from_numpy(picture)))
     book = {0: (page, view(poses[0]))}
-    noise = _testing.Device(offered)
+    noise = _testing.Device(device)
     zeros = np.zeros((TOKENS, TOKEN), np.float32)
     for pose in poses[1:]:
         frame = session.step(pose)
@@ -91,9 +80,9 @@ def test_a_kept_frame_never_changes(session):
     assert np.array_equal(array, before)
 
 
-def test_equal_seeds_give_equal_frames_on_any_number_of_threads(model, picture, offered):
+def test_equal_seeds_give_equal_frames_on_any_number_of_threads(model, picture, open_session):
     def walk(seed: int, threads: int) -> list[bytes]:
-        session = rtfm_rt.Session(model[0], device=offered, seed=seed, threads=threads)
+        session = open_session(model[0], seed=seed, threads=threads)
         session.observe(picture, np.eye(4))
         return [pixels(session.step(turn(7 * i))).tobytes() for i in range(6)]
 

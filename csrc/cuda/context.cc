@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// librtfm_cuda.so: the table of csrc/cuda/api.h over the CUDA runtime. No exception and no C++
+// library type leaves it.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "csrc/cuda/api.h"
+#include "csrc/cuda/ops.h"
+#include "csrc/cuda/tensor_ops.h"
+
+namespace rtfm::cuda {
+
+constexpr int64_t kStaging = int64_t{4} << 20;  // pinned bytes between the host and the stream
+constexpr int kMostWorkspaces = 32;             // each is larger than the one before
+
+struct Context {
+  int device = 0;
+  cudaStream_t stream = nullptr;
+  char* staging = nullptr;
+  int64_t staged = 0;  // bytes of it that the stream may still read
+  bool recording = false, failed = false;
+  char message[512] = "";
+
+  TensorOps tensor_ops;
+  void* workspaces[kMostWorkspaces] = {};  // the last is in use; recorded work may hold the others
+  int workspace_count = 0;
+  int64_t workspace_bytes = 0;
+};
+
+namespace {
+
+// The caller's own current device comes back when a call is over.
+class OnDevice {
+ public:
+  explicit OnDevice(const Context* c) {
+    cudaGetDevice(&before_);
+    if (before_ != c->device) cudaSetDevice(c->device);
+    device_ = c->device;
+  }
+  ~OnDevice() {
+    if (before_ != device_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0, device_ = 0;
+};
+
+Status check(Context* c, cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return Status::ok;
+  std::snprintf(c->message, sizeof c->message, "%s: %s (%s)", what, cudaGetErrorString(error),
+                cudaGetErrorName(error));
+  cudaGetLastError();  // so that it is not found again by whoever looks next
+  c->failed = true;
+  return Status::failed;
+}
+
+int32_t device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+Status open(int32_t device, Context** context) {
+  Context* c = *context = new (std::nothrow) Context;
+  if (!c) return Status::out_of_memory;
+  c->device = device;
+  int before = 0;
+  cudaGetDevice(&before);
+  Status status = check(c, cudaSetDevice(device), "opening the device");
+  if (status == Status::ok)
+    status = check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "a stream");
+  if (status == Status::ok)
+    status = check(c,
+                   cudaHostAlloc(reinterpret_cast<void**>(&c->staging), size_t(kStaging),
+                                 cudaHostAllocDefault),
+                   "pinned memory");
+  if (status == Status::ok) status = check(c, c->tensor_ops.prepare(), "loading the kernels");
+  cudaSetDevice(before);
+  return status;
+}
+
+void close(Context* c) {
+  if (!c) return;
+  const OnDevice on(c);
+  if (c->stream) cudaStreamSynchronize(c->stream);
+  for (int i = 0; i < c->workspace_count; ++i) cudaFree(c->workspaces[i]);
+  if (c->staging) cudaFreeHost(c->staging);
+  if (c->stream) cudaStreamDestroy(c->stream);
+  delete c;
+}
+
+const char* message(const Context* c) { return c->message; }
+
+Status allocate(Context* c, int64_t bytes, void** memory) {
+  const OnDevice on(c);
+  *memory = nullptr;
+  const cudaError_t error = cudaMalloc(memory, size_t(std::max<int64_t>(bytes, 1)));
+  if (error == cudaErrorMemoryAllocation) {
+    size_t free = 0, total = 0;
+    cudaGetLastError();
+    cudaMemGetInfo(&free, &total);
+    std::snprintf(c->message, sizeof c->message,
+                  "out of memory: expected %lld MiB, got %lld of %lld MiB free",
+                  static_cast<long long>(bytes >> 20), static_cast<long long>(free >> 20),
+                  static_cast<long long>(total >> 20));
+    return Status::out_of_memory;
+  }
+  if (error != cudaSuccess) return check(c, error, "allocating");
+  return check(c, cudaMemsetAsync(*memory, 0, size_t(bytes), c->stream), "clearing memory");
+}
+
+void release(Context* c, void* memory) {
+  const OnDevice on(c);
+  cudaFree(memory);  // waits for what still uses it
+}
+
+Status finish(Context* c) {
+  const OnDevice on(c);
+  c->staged = 0;
+  return check(c, cudaStreamSynchronize(c->stream), "waiting for the device");
+}
+
+Status upload(Context* c, void* device, const void* host, int64_t bytes) {
+  const OnDevice on(c);
+  for (int64_t done = 0; done < bytes;) {
+    if (c->staged == kStaging)
+      if (const Status status = finish(c); status != Status::ok) return status;
+    const int64_t part = std::min(bytes - done, kStaging - c->staged);
+    std::memcpy(c->staging + c->staged, static_cast<const char*>(host) + done, size_t(part));
+    const cudaError_t error =
+        cudaMemcpyAsync(static_cast<char*>(device) + done, c->staging + c->staged, size_t(part),
+                        cudaMemcpyHostToDevice, c->stream);
+    if (error != cudaSuccess) return check(c, error, "upload");
+    c->staged += part, done += part;
+  }
+  return Status::ok;
+}
+
+Status download(Context* c, void* host, const void* device, int64_t bytes) {
+  const OnDevice on(c);
+  for (int64_t done = 0; done < bytes;) {
+    if (c->staged == kStaging)
+      if (const Status status = finish(c); status != Status::ok) return status;
+    const int64_t part = std::min(bytes - done, kStaging - c->staged);
+    const char* from = c->staging + c->staged;
+    const cudaError_t error =
+        cudaMemcpyAsync(c->staging + c->staged, static_cast<const char*>(device) + done,
+                        size_t(part), cudaMemcpyDeviceToHost, c->stream);
+    if (error != cudaSuccess) return check(c, error, "download");
+    if (const Status status = finish(c); status != Status::ok) return status;
+    std::memcpy(static_cast<char*>(host) + done, from, size_t(part));
+    done += part;
+  }
+  return Status::ok;
+}
+
+Status begin(Context* c) {
+  const OnDevice on(c);
+  c->recording = true;
+  return check(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording");
+}
+
+Status end(Context* c, Graph** graph) {
+  const OnDevice on(c);
+  *graph = nullptr;
+  c->recording = false;
+  cudaGraph_t recorded = nullptr;
+  cudaGraphExec_t ready = nullptr;
+  Status status = check(c, cudaStreamEndCapture(c->stream, &recorded), "recording");
+  if (status == Status::ok)
+    status = check(c, cudaGraphInstantiate(&ready, recorded, 0), "preparing what was recorded");
+  if (status == Status::ok)
+    status = check(c, cudaGraphUpload(ready, c->stream), "preparing what was recorded");
+  if (recorded) cudaGraphDestroy(recorded);
+  if (status == Status::ok) *graph = reinterpret_cast<Graph*>(ready);
+  return status;
+}
+
+Status launch(Context* c, Graph* graph) {
+  const OnDevice on(c);
+  return check(c, cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(graph), c->stream), "a step");
+}
+
+void release_graph(Context* c, Graph* graph) {
+  const OnDevice on(c);
+  cudaStreamSynchronize(c->stream);
+  cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph));
+}
+
+// Workspace of at least `bytes`. It grows only while nothing is recorded: work runs once before it
+// is recorded, and by then it has all it needs.
+Status workspace(Context* c, int64_t bytes, void** memory) {
+  if (bytes > c->workspace_bytes) {
+    if (c->recording || c->workspace_count == kMostWorkspaces)
+      return check(c, cudaErrorMemoryAllocation, "workspace");
+    bytes = std::max(bytes, 2 * c->workspace_bytes);
+    const Status status = allocate(c, bytes, &c->workspaces[c->workspace_count]);
+    if (status != Status::ok) return status;
+    c->workspace_bytes = bytes;
+    ++c->workspace_count;
+  }
+  *memory = c->workspace_count ? c->workspaces[c->workspace_count - 1] : nullptr;
+  return Status::ok;
+}
+
+Status matmul(Context* c, const MatmulArgs* a) {
+  const OnDevice on(c);
+  void* memory;
+  const Status status = workspace(c, c->tensor_ops.matmul_workspace(a->rows, a->n, a->k), &memory);
+  if (status != Status::ok) return status;
+  return check(c, c->tensor_ops.matmul(*a, memory, c->stream), "matmul");
+}
+
+Status attention(Context* c, const AttentionArgs* a) {
+  const OnDevice on(c);
+  void* memory;
+  const Status status = workspace(c, c->tensor_ops.attention_workspace(*a), &memory);
+  if (status != Status::ok) return status;
+  return check(c, c->tensor_ops.attention(*a, memory, c->stream), "attention");
+}
+
+template <auto kOp, class Args>
+Status run(Context* c, const Args* a) {
+  const OnDevice on(c);
+  return check(c, kOp(*a, c->stream), "a kernel");
+}
+
+const Api kTable = {
+    .abi = kAbi,
+    .device_count = device_count,
+    .open = open,
+    .close = close,
+    .message = message,
+    .allocate = allocate,
+    .release = release,
+    .upload = upload,
+    .download = download,
+    .finish = finish,
+    .begin = begin,
+    .end = end,
+    .launch = launch,
+    .release_graph = release_graph,
+    .matmul = matmul,
+    .norm_modulate = run<cuda::norm_modulate, NormModulateArgs>,
+    .qkv_split = run<cuda::qkv_split, QkvSplitArgs>,
+    .gather = run<cuda::gather, GatherArgs>,
+    .attention = attention,
+    .sampler = run<cuda::sampler, SamplerArgs>,
+    .patchify = run<cuda::patchify, PatchifyArgs>,
+    .unpatchify = run<cuda::unpatchify, UnpatchifyArgs>,
+};
+
+}  // namespace
+}  // namespace rtfm::cuda
+
+extern "C" __attribute__((visibility("default"))) const rtfm::cuda::Api* rtfm_cuda_api(
+    uint32_t abi) {
+  return abi == rtfm::cuda::kAbi ? &rtfm::cuda::kTable : nullptr;
+}

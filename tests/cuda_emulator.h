@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Test only: a second implementation of the table of csrc/cuda/api.h, in host memory. The bodies
+// are those that nvcc compiles; matmul and attention are plain loops. Like a GPU it does nothing
+// before somebody waits for it, and recorded work is done again with the very bytes of its
+// arguments.
+#pragma once
+
+#include <cstdint>
+
+namespace rtfm::testing {
+
+enum class Blocks {
+  serial,      // one thread does the work of a group
+  ascending,   // fibers, the warps in this order
+  descending,  // ...
+  random,
+  unsynced  // fibers without barriers: must give wrong results
+};
+
+// What all emulated devices do from now on.
+struct CudaEmulation {
+  Blocks blocks = Blocks::serial;
+  bool found = false;  // whether "auto" and "cuda" find it; "cuda:emulated" always does
+  int64_t memory = int64_t{1} << 40;  // bytes of a device
+  int64_t launches_left = -1;         // ops and recordings until it fails; never if negative
+};
+CudaEmulation& cuda_emulation();
+
+}  // namespace rtfm::testing

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/cuda_emulator_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "csrc/cuda/norm_body.h"
+#include "csrc/cuda/pointwise_body.h"
+#include "tests/block_emulator.h"
+#include "tests/cuda_emulator.h"
+
+namespace rtfm::testing {
+
+using namespace rtfm::cuda;
+
+namespace {
+
+// One thread as a whole Group.
+struct Serial {
+  int thread() const { return 0; }
+  int threads() const { return 1; }
+  float shuffle_xor(float v, int) const { return v; }
+  float* shared() const { return nullptr; }
+  void sync() const {}
+};
+
+// A thread of the block emulator whose barriers do nothing.
+struct Unsynced : BlockEmulator::Thread {
+  explicit Unsynced(const BlockEmulator::Thread& thread) : BlockEmulator::Thread(thread) {}
+  void sync() {}
+};
+
+// body(group) for each of `groups` groups of `threads` fibers: body(i, group)
+template <class Body>
+void run_groups(int64_t groups, int threads, const Body& body) {
+  const Blocks blocks = cuda_emulation().blocks;
+  const Order order = blocks == Blocks::ascending    ? Order::ascending
+                      : blocks == Blocks::descending ? Order::descending
+                                                     : Order::random;
+  BlockEmulator block(threads, order);
+  for (int64_t i = 0; i < groups; ++i)
+    block.run([&](BlockEmulator::Thread& thread) {
+      if (blocks != Blocks::unsynced) return body(i, thread);
+      Unsynced unsynced(thread);
+      body(i, unsynced);
+    });
+}
+
+int64_t rows_of(int64_t rows, int64_t cols, int64_t stride, int64_t element) {
+  return ((rows - 1) * stride + cols) * element;
+}
+
+// Sixteen partial sums: the compiler makes vectors of them.
+float dot(const float* a, const float* b, int64_t count) {
+  float sums[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int j = 0; j < 16; ++j) sums[j] += a[i + j] * b[i + j];
+  for (int j = 0; i < count; ++i, ++j) sums[j] += a[i] * b[i];
+  float total = 0;
+  for (const float sum : sums) total += sum;
+  return total;
+}
+
+float gelu_tanh(float x) {
+  return 0.5f * x * (1.f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+// Room for `count` floats, one of a few: kept, so that a step allocates nothing here either.
+float* scratch(size_t which, int64_t count) {
+  thread_local std::vector<float> rooms[5];
+  if (rooms[which].size() < size_t(count)) rooms[which].resize(size_t(count));
+  return rooms[which].data();
+}
+
+void widen(const Half* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from_half(from[i]);
+}
+
+}  // namespace
+
+std::array<Range, 5> ranges(const MatmulArgs& a) {
+  const int64_t y = a.epilogue == Epilogue::gelu ? 2 : 4;
+  return {{{a.x, rows_of(a.rows, a.k, a.x_stride, 2)},
+           {a.w, padded_rows(a.n) * padded_cols(a.k) * 2},
+           {a.bias, a.bias ? a.n * 4 : 0},
+           {a.gate, a.epilogue == Epilogue::gated_residual ? a.n * 4 : 0},
+           {a.y, rows_of(a.rows, a.n, a.y_stride, y)}}};
+}
+
+std::array<Range, 4> ranges(const NormModulateArgs& a) {
+  return {{{a.x, rows_of(a.rows, a.cols, a.x_stride, 4)},
+           {a.scale, a.cols * 4},
+           {a.shift, a.cols * 4},
+           {a.y, rows_of(a.rows, a.cols, a.y_stride, 2)}}};
+}
+
+std::array<Range, 8> ranges(const QkvSplitArgs& a) {
+  const int64_t angles = a.tokens * (a.dim / 4) * 4;
+  return {{{a.qkv, rows_of(a.tokens, 3 * a.heads * a.dim, a.qkv_stride, 4)},
+           {a.q_gain, a.dim * 4},
+           {a.k_gain, a.dim * 4},
+           {a.cos, angles},
+           {a.sin, angles},
+           {a.q, a.heads * padded_queries(a.tokens) * a.dim * 2},
+           {a.slot, 2 * a.heads * padded_keys(a.tokens) * a.dim * 2},
+           {a.inputs, a.inputs ? int64_t(sizeof(StepInputs)) : 0}}};
+}
+
+std::array<Range, 2> ranges(const GatherArgs& a) {
+  return {{{a.inputs, sizeof(StepInputs)}, {a.context, a.layers * a.slots * a.slot_bytes}}};
+}
+
+std::array<Range, 3> ranges(const AttentionArgs& a) {
+  const int64_t slot = 2 * a.heads * padded_keys(a.tokens) * a.dim * 2;
+  return {{{a.q, a.heads * padded_queries(a.tokens) * a.dim * 2},
+           {a.context, a.slots * slot},
+           {a.y, rows_of(a.tokens, a.heads * a.dim, a.y_stride, 2)}}};
+}
+
+std::array<Range, 4> ranges(const SamplerArgs& a) {
+  return {{{a.x, rows_of(a.rows, a.cols, a.x_stride, 4)},
+           {a.x0, rows_of(a.rows, a.cols, a.x0_stride, 4)},
+           {a.operand, rows_of(a.rows, a.cols, a.operand_stride, 2)},
+           {a.inputs, sizeof(StepInputs)}}};
+}
+
+template <class Args>
+static std::array<Range, 2> patch_ranges(const Args& a, int64_t element) {
+  const int64_t tokens = a.height / a.patch * (a.width / a.patch);
+  return {{{a.image, a.height * a.width * 3},
+           {a.tokens, rows_of(tokens, 3 * a.patch * a.patch, a.tokens_stride, element)}}};
+}
+std::array<Range, 2> ranges(const PatchifyArgs& a) { return patch_ranges(a, 2); }
+std::array<Range, 2> ranges(const UnpatchifyArgs& a) { return patch_ranges(a, 4); }
+
+void run(const MatmulArgs& a) {
+  const int64_t stride = padded_cols(a.k);
+  float *x = scratch(0, a.rows * a.k), *w = scratch(1, a.k);
+  for (int64_t r = 0; r < a.rows; ++r)
+    widen(static_cast<const Half*>(a.x) + r * a.x_stride, a.k, x + r * a.k);
+  for (int64_t n = 0; n < a.n; ++n) {
+    widen(static_cast<const Half*>(a.w) + n * stride, a.k, w);
+    for (int64_t r = 0; r < a.rows; ++r) {
+      const float result = dot(x + r * a.k, w, a.k) + (a.bias ? a.bias[n] : 0.f);
+      const int64_t at = r * a.y_stride + n;
+      float* y = static_cast<float*>(a.y) + at;
+      if (a.epilogue == Epilogue::gelu)
+        static_cast<Half*>(a.y)[at] = to_half(gelu_tanh(result));
+      else
+        *y = a.epilogue == Epilogue::store ? result : *y + a.gate[n] * result;
+    }
+  }
+}
+
+void run(const NormModulateArgs& a) {
+  if (cuda_emulation().blocks == Blocks::serial) {
+    Serial serial;
+    for (int64_t row = 0; row < a.rows; ++row)
+      norm_modulate_row<2048>(serial, a, row, rows_aligned(a));
+    return;
+  }
+  with_row_shape(a.cols, [&](auto quads, int threads) {
+    if constexpr (quads > 0)
+      run_groups(a.rows, threads, [&](int64_t row, auto& group) {
+        norm_modulate_row<quads>(group, a, row, rows_aligned(a));
+      });
+  });
+}
+
+void run(const QkvSplitArgs& a) {
+  const auto split = [&](int64_t unit, auto& group) {
+    split_head(group, a, unit / a.heads, unit % a.heads);
+  };
+  if (cuda_emulation().blocks != Blocks::serial) return run_groups(a.tokens * a.heads, 32, split);
+  Serial serial;
+  for (int64_t unit = 0; unit < a.tokens * a.heads; ++unit) split(unit, serial);
+}
+
+void run(const GatherArgs& a) {
+  for (int64_t page = 0; page < a.pages; ++page)
+    for (int64_t layer = 0; layer < a.layers; ++layer)
+      for (int64_t octet = 0; octet < gather_octets(a); ++octet)
+        gather_octet(a, layer, page, octet);
+}
+
+// Weights are rounded to bf16 before they meet the values, as tensor cores take them.
+void run(const AttentionArgs& a) {
+  const int64_t padded = padded_keys(a.tokens), head_size = padded * a.dim;
+  const int64_t keys = a.slots * a.tokens, dim = a.dim;
+  float *k = scratch(0, keys * dim), *v = scratch(1, keys * dim), *q = scratch(2, dim);
+  float *weights = scratch(3, keys), *y = scratch(4, dim);
+  for (int64_t head = 0; head < a.heads; ++head) {
+    for (int64_t s = 0; s < a.slots; ++s) {
+      const Half* slot = static_cast<const Half*>(a.context) + s * 2 * a.heads * head_size;
+      widen(slot + head * head_size, a.tokens * dim, k + s * a.tokens * dim);
+      widen(slot + (a.heads + head) * head_size, a.tokens * dim, v + s * a.tokens * dim);
+    }
+    for (int64_t token = 0; token < a.tokens; ++token) {
+      const int64_t row = head * padded_queries(a.tokens) + token;
+      widen(static_cast<const Half*>(a.q) + row * dim, dim, q);
+      for (int64_t j = 0; j < keys; ++j) weights[j] = dot(q, k + j * dim, dim);
+      const float top = *std::max_element(weights, weights + keys);
+      float total = 0;
+      std::fill_n(y, dim, 0.f);
+      for (int64_t j = 0; j < keys; ++j) {
+        const float weight = std::exp2(weights[j] - top);
+        const float rounded = from_half(to_half(weight));
+        total += weight;
+        for (int64_t d = 0; d < dim; ++d) y[d] += rounded * v[j * dim + d];
+      }
+      Half* out = static_cast<Half*>(a.y) + token * a.y_stride + head * dim;
+      for (int64_t d = 0; d < dim; ++d) out[d] = to_half(y[d] / total);
+    }
+  }
+}
+
+void run(const SamplerArgs& a) {
+  for (int64_t group = 0; group < (a.rows * a.cols + 3) / 4; ++group) sampler_group(a, group);
+}
+
+void run(const PatchifyArgs& a) {
+  for (int64_t at = 0; at < a.height * a.width * 3; ++at) patchify_value(a, at);
+}
+
+void run(const UnpatchifyArgs& a) {
+  for (int64_t at = 0; at < a.height * a.width * 3; ++at) unpatchify_value(a, at);
+}
+
+}  // namespace rtfm::testing

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the emulated CUDA device does, and whole sessions on it: bound by internals.cc. Sessions of
+// the shipped module know real devices only.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "src/session.h"
+#include "tests/cuda_emulator.h"
+
+namespace py = pybind11;
+using namespace rtfm;
+
+namespace {
+
+using Image = py::array_t<uint8_t, py::array::c_style>;
+using Matrix4 = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+struct Walk {
+  Session session;
+
+  Walk(const std::string& path, const std::string& device, const SessionOptions& options)
+      : session(std::make_shared<Model>(path, device, "auto"), options) {}
+
+  View view(const Matrix4& pose) const {
+    return {Pose::from_matrix(pose.data()), session.default_intrinsics()};
+  }
+  py::dict receipt(const Frame& f) const {
+    Image pixels({f.height, f.width, 3});
+    std::copy(f.pixels->begin(), f.pixels->end(), pixels.mutable_data());
+    const auto* ids = f.context.begin();
+    return py::dict(py::arg("pixels") = pixels, py::arg("id") = f.id, py::arg("steps") = f.steps,
+                    py::arg("context") = std::vector<int64_t>(ids, ids + f.context_size),
+                    py::arg("committed") = f.committed);
+  }
+};
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  py::enum_<testing::Blocks>(m, "Blocks")
+      .value("serial", testing::Blocks::serial)
+      .value("ascending", testing::Blocks::ascending)
+      .value("descending", testing::Blocks::descending)
+      .value("random", testing::Blocks::random)
+      .value("unsynced", testing::Blocks::unsynced);
+  py::class_<testing::CudaEmulation>(m, "CudaEmulation")
+      .def_readwrite("blocks", &testing::CudaEmulation::blocks)
+      .def_readwrite("found", &testing::CudaEmulation::found)
+      .def_readwrite("memory", &testing::CudaEmulation::memory)
+      .def_readwrite("launches_left", &testing::CudaEmulation::launches_left);
+  m.def("cuda_emulation", &testing::cuda_emulation, py::return_value_policy::reference);
+
+  py::class_<Walk>(m, "Session")
+      .def(py::init([](const std::string& path, const std::string& device, uint64_t seed,
+                       std::optional<int64_t> memory_budget, std::optional<double> commit_below,
+                       int threads) {
+             SessionOptions options;
+             options.seed = seed;
+             options.threads = threads;
+             options.memory_budget = memory_budget;
+             options.commit_below = commit_below;
+             return std::make_unique<Walk>(path, device, options);
+           }),
+           py::arg("path"), py::kw_only(), py::arg("device"), py::arg("seed") = 0,
+           py::arg("memory_budget") = py::none(), py::arg("commit_below") = py::none(),
+           py::arg("threads") = 0)
+      .def_property_readonly("device", [](const Walk& w) { return w.session.device(); })
+      .def_property_readonly("precision",
+                             [](const Walk& w) { return w.session.model().precision(); })
+      .def_property_readonly(
+          "ids",
+          [](Walk& w) {
+            return w.session.with_memory([](const Memory& m) { return m.frames().ids(); });
+          })
+      .def("observe",
+           [](Walk& w, const Image& image, const Matrix4& pose) {
+             return w.session.observe(image.data(), w.view(pose));
+           })
+      .def("imagine",
+           [](Walk& w, const Matrix4& pose) { return w.receipt(w.session.imagine(w.view(pose))); })
+      .def("step",
+           [](Walk& w, const Matrix4& pose) { return w.receipt(w.session.step(w.view(pose))); });
+}

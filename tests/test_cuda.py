@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CUDA needs beyond the tests of every device: loading, barriers, recorded work, failures.
+
+Nothing here wants a GPU. The device is the emulated one of cuda_emulator.cc, the driver a stub.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cases
+import rtfm_rt
+from emulated import Session
+from models import turn
+from rtfm_rt import _testing
+
+PACKAGE = Path(rtfm_rt._core.__file__).parent
+LIBRARY = PACKAGE / "librtfm_cuda.so"
+
+
+@pytest.fixture
+def emulation() -> Iterator[Any]:
+    """What emulated devices do; as before when the test is over."""
+    state = _testing.cuda_emulation()
+    before = {key: getattr(state, key) for key in ("blocks", "found", "memory", "launches_left")}
+    yield state
+    for key, value in before.items():
+        setattr(state, key, value)
+
+
+# ---- Loading: no driver, an old one, no device, a library that is none.
+
+ASK = """
+import rtfm_rt
+try:
+    print(rtfm_rt.Model("rooms", device="cuda:0").device)
+except rtfm_rt.DeviceError as error:
+    print(error)
+print(rtfm_rt.Model("rooms").device)
+"""
+DRIVER = """extern "C" int cuDriverGetVersion(int* v) {{ *v = {version}; return 0; }}
+extern "C" int cuInit(unsigned) {{ return {status}; }}"""
+OTHER_BUILD = """extern "C" void* rtfm_cuda_api(unsigned) { return nullptr; }"""
+
+
+def build(source: str, path: Path) -> None:
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if not compiler:
+        pytest.skip("no C++ compiler")
+    command = [*compiler.split(), "-shared", "-fPIC", "-x", "c++", "-", "-o", str(path)]
+    subprocess.run(command, input=source, text=True, check=True, timeout=60)
+
+
+def ask(folder: Path, driver: str | None, library: str | None) -> list[str]:
+    """What device cuda:0 says, and what auto takes, in a process that finds these two.
+
+    folder: empty. driver, library: sources of a libcuda.so.1 and of a librtfm_cuda.so.
+    """
+    package = folder / "rtfm_rt"
+    package.mkdir()
+    for path in PACKAGE.iterdir():
+        if path.name != LIBRARY.name:
+            (package / path.name).symlink_to(path)
+    if driver is not None:
+        build(driver, folder / "libcuda.so.1")
+    if library == "garbage":
+        (package / LIBRARY.name).write_bytes(b"not a library")
+    elif library is not None:
+        build(library, package / LIBRARY.name)
+    env = {**os.environ, "PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("driver", "library", "said"),
+    [
+        ("", None, "does not say its version"),
+        (DRIVER.format(version=12040, status=0), None, "CUDA 13.0 or newer, got one for 12.4"),
+        (DRIVER.format(version=13000, status=100), None, r"\(CUDA 13.0\) sees no GPU"),
+        (DRIVER.format(version=13010, status=999), None, "could not start: error 999"),
+        (DRIVER.format(version=13000, status=0), None, "this build has no CUDA backend"),
+        (DRIVER.format(version=13000, status=0), "garbage", "does not load"),
+        (DRIVER.format(version=13000, status=0), OTHER_BUILD, "from another build"),
+    ],
+    ids=["empty", "old", "no_device", "broken", "no_library", "garbage", "other_build"],
+)
+def test_loading_says_what_is_missing(tmp_path, driver, library, said):
+    explicit, automatic = ask(tmp_path, driver, library)
+    assert explicit.startswith("device 'cuda:0': "), explicit
+    assert re.search(said, explicit), explicit
+    assert explicit.endswith("or use 'cpu' or 'auto'")
+    assert automatic.startswith("cpu:")
+
+
+def test_the_shipped_module_cannot_emulate():
+    with pytest.raises(rtfm_rt.DeviceError, match="cuda:N with a number, got 'cuda:emulated'"):
+        rtfm_rt.Model("rooms", device="cuda:emulated")
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="built without nvcc")
+def test_the_library_exports_one_symbol():
+    command = ["nm", "-D", "--defined-only", str(LIBRARY)]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in symbols.splitlines()] == ["rtfm_cuda_api"]
+
+
+def test_auto_takes_cuda_and_falls_back(model, emulation):
+    assert _testing.Device("auto").name.startswith("cpu:")
+    emulation.found = True
+    assert _testing.Device("auto").name == "cuda:emulated"
+    assert _testing.Device("cuda").name == "cuda:emulated"
+    assert _testing.Device("auto", "float32").name.startswith("cpu:")
+    assert _testing.Session(model[0], device="auto").device == "cuda:emulated"
+    emulation.memory = 10_000  # too little for the weights
+    assert _testing.Session(model[0], device="auto").device.startswith("cpu:")
+    with pytest.raises(rtfm_rt.DeviceError, match="cuda:emulated: out of memory"):
+        _testing.Session(model[0], device="cuda")
+
+
+def test_cuda_refuses_float32(emulation):
+    with pytest.raises(rtfm_rt.DeviceError, match=r"auto or bfloat16 .* got float32"):
+        _testing.Device("cuda:emulated", "float32")
+
+
+# ---- Bodies in blocks of fibers: a barrier too few gives another result in another order.
+
+
+def test_bodies_have_their_barriers(emulation, rng):
+    norm = cases.norm_modulate((6, 5000), rng)
+    attend = cases.attend(cases.Attend(6, 2, 40, 1), rng)
+
+    def results(blocks: Any) -> list[np.ndarray]:
+        emulation.blocks = blocks
+        device = _testing.Device("cuda:emulated")
+        return [device.norm_modulate(**norm), *device.attend(**attend)]
+
+    serial = results(_testing.Blocks.serial)
+    ascending = results(_testing.Blocks.ascending)
+    for got, want in zip(ascending, serial, strict=True):  # sums in another order
+        cases.assert_close(got, want, "bfloat16")
+    for blocks in _testing.Blocks.descending, _testing.Blocks.random:
+        for got, want in zip(results(blocks), ascending, strict=True):
+            assert np.array_equal(got, want)
+    unsynced = results(_testing.Blocks.unsynced)
+    assert not np.array_equal(unsynced[0], ascending[0])
+
+
+# ---- The benchmarks and the check on a GPU, as far as they go without one.
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_benchmarks_run(tmp_path):
+    found = []
+    for script, device in ("cuda_memory.py", "cuda:emulated"), ("cuda_steps.py", "cpu"):
+        out = tmp_path / "out.json"
+        command = [sys.executable, ROOT / "benchmarks" / script, "--quick", "--device", device]
+        subprocess.run([*command, "--json", out], check=True, capture_output=True, timeout=120)
+        found.append(json.loads(out.read_text()))
+    assert all(row["us"] > 0 for op in ("norm_modulate", "gather") for row in found[0][op])
+    figures = found[1]["models"]["tiny"]
+    assert figures["steps_per_second"] > 0 and figures["step"]["calls"] == found[1]["frames"]
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU is at hand")
+def test_gpu_check_without_a_gpu(tmp_path):
+    command = ["bash", str(ROOT / "tools" / "gpu_check.sh"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and not list(tmp_path.iterdir())
+    assert "no GPU answers" in done.stdout and "skipped: build, tests" in done.stdout
+
+
+# ---- Recorded work.
+
+
+def test_replay_is_identical_20_times(model, picture):
+    """The same launches between others: for other poses, other contexts, and committed frames."""
+    session = Session(model[0], device="cuda:emulated", seed=5, commit_below=2.0)
+    session.observe(picture, turn(0))
+    twin = Session(model[0], device="cuda:emulated", seed=5, commit_below=2.0)
+    twin.observe(picture, turn(0))
+    want = np.array(session.imagine([turn(9)])[0])
+    for i in range(20):
+        session.imagine([turn(20 * i, 0.1 * i)])
+        assert np.array_equal(session.imagine([turn(9)])[0], want)
+    for i in range(20):
+        frame, other = session.step(turn(11 * i)), twin.step(turn(11 * i))
+        assert frame.context == other.context and np.array_equal(frame, other)
+
+
+# ---- Failures.
+
+
+def test_a_lost_device_is_an_error_ever_after(model, picture, emulation):
+    session = Session(model[0], device="cuda:emulated", commit_below=2.0)
+    session.observe(picture, turn(0))
+    session.step(turn(5))
+    ids = session.memory.ids
+    emulation.launches_left = 0
+    for _ in range(3):
+        with pytest.raises(rtfm_rt.DeviceError, match="an emulated failure; the device is lost"):
+            session.step(turn(6))
+    assert session.memory.ids == ids
+    emulation.launches_left = -1
+    with pytest.raises(rtfm_rt.DeviceError, match="lost"):
+        session.observe(picture, turn(6))
+    again = Session(model[0], device="cuda:emulated")
+    assert again.observe(picture, turn(0)) == 0 and again.step(turn(5)).id == 1
+
+
+@pytest.mark.parametrize("launches", [0, 1, 7, 30])
+def test_a_device_lost_while_recording(model, emulation, launches):
+    emulation.launches_left = launches
+    with pytest.raises(rtfm_rt.DeviceError, match="an emulated failure"):
+        _testing.Session(model[0], device="cuda:emulated")
+
+
+def test_out_of_memory_for_pages(model, emulation):
+    emulation.memory = 10 << 20
+    with pytest.raises(rtfm_rt.DeviceError, match="out of memory"):
+        _testing.Session(model[0], device="cuda:emulated", memory_budget=200 << 20)
+    emulation.memory = 1 << 40
+    _testing.Session(model[0], device="cuda:emulated", memory_budget=200 << 20)
