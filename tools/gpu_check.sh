@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds, tests, sanitizes and measures the CUDA backend on a machine with a GPU: one command, no
+# network, ten minutes at most. Wants nvcc 13, a driver >= 580, and a python3 (or $PYTHON) with pip,
+# scikit-build-core, pybind11, numpy, torch, safetensors, pytest and hypothesis.
+#
+#     tools/gpu_check.sh [FOLDER]     writes FOLDER/<gpu>-<date>.json (default: benchmarks/results)
+#
+# Without a GPU it says so and exits 0. It ends with 1 if anything failed; the file says what.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+folder=${1:-benchmarks/results}
+work=build/gpu_check
+began=$SECONDS
+
+if ! command -v nvidia-smi >/dev/null || ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader -i 0); then
+  echo "gpu_check: no GPU answers (nvidia-smi); skipped: build, tests, sanitizer, benchmarks"
+  exit 0
+fi
+if ! command -v "${CUDACXX:-nvcc}" >/dev/null; then
+  echo "gpu_check: $gpu answers, but there is no nvcc; skipped: build, tests, sanitizer, benchmarks"
+  exit 0
+fi
+
+rm -rf "$work" && mkdir -p "$work" "$folder"
+: >"$work/steps"
+failed=0
+
+# step NAME SECONDS COMMAND...: runs it within the time, notes how it ended, shows the end of its output
+step() {
+  local name=$1 limit=$2 start=$SECONDS code
+  shift 2
+  echo "gpu_check: $name"
+  timeout --kill-after=10 "$limit" "$@" >"$work/$name.log" 2>&1
+  code=$?
+  tail -n 6 "$work/$name.log"
+  echo "$name $code $((SECONDS - start))" >>"$work/steps"
+  [ $code -eq 0 ] || failed=1
+  return $code
+}
+
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | tr -d .)
+case $capability in 90 | 100) arch=${capability}a ;; 86 | 87) arch=80 ;; *) arch=$capability ;; esac
+
+if step build 300 "$python" -m pip install . --no-index --no-deps --no-build-isolation \
+  --target "$work/site" --config-settings=cmake.define.RTFM_TESTING=ON \
+  --config-settings=cmake.define.RTFM_CUDA=ON "--config-settings=cmake.define.RTFM_CUDA_ARCHS=$arch-real" \
+  --config-settings=build-dir="$work/cmake"; then
+  PYTHONPATH=$PWD/$work/site
+  export PYTHONPATH
+  pytest=("$python" -m pytest -q -p no:cacheprovider -W default)
+  step tests 240 "${pytest[@]}" --device cuda tests/test_cuda.py tests/test_ops.py \
+    tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py
+  if command -v compute-sanitizer >/dev/null; then
+    small='(test_matmul and 33x31x33) or (test_attend and 60x2x24x2) or test_norm_modulate or test_patches'
+    for tool in memcheck racecheck; do
+      step $tool 60 compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all \
+        "${pytest[@]}" --device cuda tests/test_ops.py -k "$small"
+    done
+  else
+    echo "gpu_check: no compute-sanitizer; memcheck and racecheck are skipped"
+    echo "memcheck skipped 0" >>"$work/steps"
+    echo "racecheck skipped 0" >>"$work/steps"
+  fi
+  bench() { # NAME SCRIPT SECONDS: within what is left of ten minutes
+    local left=$((585 - (SECONDS - began)))
+    step "$1" $((left < $3 ? left : $3)) "$python" "benchmarks/$2" --json "$work/$1.json"
+  }
+  bench ops cuda_ops.py 120
+  bench memory cuda_memory.py 60
+  bench models cuda_steps.py 600
+fi
+
+file="$folder/$(echo "$gpu" | tr ' /' '--')-$(date -u +%Y-%m-%d).json"
+"$python" tools/gpu_report.py "$work" "$gpu" >"$file" || failed=1
+echo "gpu_check: $file after $((SECONDS - began)) s"
+exit $failed
