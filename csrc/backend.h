@@ -61,9 +61,9 @@ struct NormModulateArgs {
 };
 
 // Splits qkv into heads; q and k: RMS norm over dim, times gain, then the upper half of dim turns
-// by the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for a softmax in powers of two
-// (log2(e)/sqrt(dim)). K and V go, camera-local, into context slot `slot` and, in a read pass, to
-// inputs->page.
+// by the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for a softmax in powers of
+// two (log2(e)/sqrt(dim)). K and V go, camera-local, into context slot `slot` and, in a read pass,
+// to inputs->page.
 struct QkvSplitArgs {
   const float* qkv;          // [tokens, 3 * heads * dim], columns (q|k|v, head, dim)
   const float* q_gain;       // [dim]

@@ -49,6 +49,11 @@ if step build 300 "$python" -m pip install . --no-index --no-deps --no-build-iso
   --config-settings=build-dir="$work/cmake"; then
   PYTHONPATH=$PWD/$work/site
   export PYTHONPATH
+  # a GPU that answers nvidia-smi but not us is a failure, where tests would only be skipped
+  step frame 60 "$python" -c "import numpy as np, rtfm_rt
+session = rtfm_rt.Session('rooms', device='cuda')
+session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))
+print(session.device, session.precision, session.step(np.eye(4)))"
   pytest=("$python" -m pytest -q -p no:cacheprovider -W default)
   step tests 240 "${pytest[@]}" --device cuda tests/test_cuda.py tests/test_ops.py \
     tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py
