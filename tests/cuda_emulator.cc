@@ -38,6 +38,7 @@ class Commands {
     }
   }
   void clear() { bytes_.clear(); }
+  bool empty() const { return bytes_.empty(); }
 
  private:
   struct alignas(16) Header {
@@ -133,7 +134,7 @@ Status finish(Context* c) {
 }
 
 void release(Context* c, void* memory) {
-  if (!c->failed) finish(c);
+  if (!c->failed && !c->waiting.empty()) finish(c);
   const std::lock_guard lock(memory_mutex);
   const auto block = blocks.find(reinterpret_cast<uintptr_t>(memory));
   allocated -= block->second;

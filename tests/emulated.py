@@ -31,8 +31,15 @@ class Session:
 
     def __init__(self, path: str, *, device: str, threads: int | None = None, **options: Any):
         self._session = _testing.Session(path, device=device, threads=threads or 0, **options)
-        self.precision: str = self._session.precision
-        self.device: str = self._session.device
+
+    def fork(self) -> Session:
+        branch = Session.__new__(Session)
+        branch._session = self._session.fork()
+        return branch
+
+    @property
+    def precision(self) -> str:
+        return self._session.precision
 
     def observe(self, image: np.ndarray, pose: np.ndarray) -> int:
         return self._session.observe(image, pose)

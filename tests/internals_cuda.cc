@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "src/session.h"
@@ -22,13 +23,11 @@ using Image = py::array_t<uint8_t, py::array::c_style>;
 using Matrix4 = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 struct Walk {
-  Session session;
-
-  Walk(const std::string& path, const std::string& device, const SessionOptions& options)
-      : session(std::make_shared<Model>(path, device, "auto"), options) {}
+  std::unique_ptr<Session> session;
+  explicit Walk(std::unique_ptr<Session> made) : session(std::move(made)) {}
 
   View view(const Matrix4& pose) const {
-    return {Pose::from_matrix(pose.data()), session.default_intrinsics()};
+    return {Pose::from_matrix(pose.data()), session->default_intrinsics()};
   }
   py::dict receipt(const Frame& f) const {
     Image pixels({f.height, f.width, 3});
@@ -65,25 +64,27 @@ void bind_cuda(py::module_& m) {
              options.threads = threads;
              options.memory_budget = memory_budget;
              options.commit_below = commit_below;
-             return std::make_unique<Walk>(path, device, options);
+             const auto model = std::make_shared<Model>(path, device, "auto");
+             return std::make_unique<Walk>(std::make_unique<Session>(model, options));
            }),
            py::arg("path"), py::kw_only(), py::arg("device"), py::arg("seed") = 0,
            py::arg("memory_budget") = py::none(), py::arg("commit_below") = py::none(),
            py::arg("threads") = 0)
-      .def_property_readonly("device", [](const Walk& w) { return w.session.device(); })
+      .def_property_readonly("device", [](const Walk& w) { return w.session->device(); })
       .def_property_readonly("precision",
-                             [](const Walk& w) { return w.session.model().precision(); })
+                             [](const Walk& w) { return w.session->model().precision(); })
       .def_property_readonly(
           "ids",
           [](Walk& w) {
-            return w.session.with_memory([](const Memory& m) { return m.frames().ids(); });
+            return w.session->with_memory([](const Memory& m) { return m.frames().ids(); });
           })
       .def("observe",
            [](Walk& w, const Image& image, const Matrix4& pose) {
-             return w.session.observe(image.data(), w.view(pose));
+             return w.session->observe(image.data(), w.view(pose));
            })
+      .def("fork", [](Walk& w) { return std::make_unique<Walk>(w.session->fork()); })
       .def("imagine",
-           [](Walk& w, const Matrix4& pose) { return w.receipt(w.session.imagine(w.view(pose))); })
+           [](Walk& w, const Matrix4& pose) { return w.receipt(w.session->imagine(w.view(pose))); })
       .def("step",
-           [](Walk& w, const Matrix4& pose) { return w.receipt(w.session.step(w.view(pose))); });
+           [](Walk& w, const Matrix4& pose) { return w.receipt(w.session->step(w.view(pose))); });
 }

@@ -208,6 +208,18 @@ def test_replay_is_identical_20_times(model, picture):
         assert frame.context == other.context and np.array_equal(frame, other)
 
 
+def test_branches_share_pages_between_streams(model, picture):
+    """Each branch has a stream of its own and reads pages that another one wrote."""
+    session = Session(model[0], device="cuda:emulated", seed=5, commit_below=2.0)
+    session.observe(picture, turn(0))
+    for i in range(5):
+        session.step(turn(13 * i))
+    branches = [session.fork() for _ in range(3)]
+    want = [np.array(session.step(turn(50 + i))) for i in range(4)]
+    for branch in branches:
+        assert all(np.array_equal(branch.step(turn(50 + i)), want[i]) for i in range(4))
+
+
 # ---- Failures.
 
 

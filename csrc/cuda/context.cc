@@ -21,8 +21,8 @@ struct Context {
   int device = 0;
   cudaStream_t stream = nullptr;
   char* staging = nullptr;
-  int64_t staged = 0;  // bytes of it that the stream may still read
-  bool recording = false, failed = false;
+  int64_t staged = 0;                      // bytes of it that the stream may still read
+  bool recording = false, failed = false;  // failed: for good, whatever the device says later
   char message[512] = "";
 
   TensorOps tensor_ops;
@@ -109,7 +109,10 @@ Status allocate(Context* c, int64_t bytes, void** memory) {
     return Status::out_of_memory;
   }
   if (error != cudaSuccess) return check(c, error, "allocating");
-  return check(c, cudaMemsetAsync(*memory, 0, size_t(bytes), c->stream), "clearing memory");
+  const Status status =
+      check(c, cudaMemsetAsync(*memory, 0, size_t(bytes), c->stream), "clearing memory");
+  if (status != Status::ok) return status;
+  return check(c, cudaStreamSynchronize(c->stream), "clearing memory");  // other streams may use it
 }
 
 void release(Context* c, void* memory) {
@@ -118,12 +121,14 @@ void release(Context* c, void* memory) {
 }
 
 Status finish(Context* c) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   c->staged = 0;
   return check(c, cudaStreamSynchronize(c->stream), "waiting for the device");
 }
 
 Status upload(Context* c, void* device, const void* host, int64_t bytes) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   for (int64_t done = 0; done < bytes;) {
     if (c->staged == kStaging)
@@ -140,6 +145,7 @@ Status upload(Context* c, void* device, const void* host, int64_t bytes) {
 }
 
 Status download(Context* c, void* host, const void* device, int64_t bytes) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   for (int64_t done = 0; done < bytes;) {
     if (c->staged == kStaging)
@@ -158,6 +164,7 @@ Status download(Context* c, void* host, const void* device, int64_t bytes) {
 }
 
 Status begin(Context* c) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   c->recording = true;
   return check(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording");
@@ -180,6 +187,7 @@ Status end(Context* c, Graph** graph) {
 }
 
 Status launch(Context* c, Graph* graph) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   return check(c, cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(graph), c->stream), "a step");
 }
@@ -207,6 +215,7 @@ Status workspace(Context* c, int64_t bytes, void** memory) {
 }
 
 Status matmul(Context* c, const MatmulArgs* a) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   void* memory;
   const Status status = workspace(c, c->tensor_ops.matmul_workspace(a->rows, a->n, a->k), &memory);
@@ -215,6 +224,7 @@ Status matmul(Context* c, const MatmulArgs* a) {
 }
 
 Status attention(Context* c, const AttentionArgs* a) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   void* memory;
   const Status status = workspace(c, c->tensor_ops.attention_workspace(*a), &memory);
@@ -224,6 +234,7 @@ Status attention(Context* c, const AttentionArgs* a) {
 
 template <auto kOp, class Args>
 Status run(Context* c, const Args* a) {
+  if (c->failed) return Status::failed;
   const OnDevice on(c);
   return check(c, kOp(*a, c->stream), "a kernel");
 }
