@@ -214,10 +214,10 @@ def test_branches_share_pages_between_streams(model, picture):
     session.observe(picture, turn(0))
     for i in range(5):
         session.step(turn(13 * i))
-    branches = [session.fork() for _ in range(3)]
-    want = [np.array(session.step(turn(50 + i))) for i in range(4)]
-    for branch in branches:
-        assert all(np.array_equal(branch.step(turn(50 + i)), want[i]) for i in range(4))
+    branches = [session.fork() for _ in range(3)]  # while the last commit is still under way
+    walks = [[np.array(b.step(turn(50 + i))) for i in range(4)] for b in (*branches, session)]
+    for walk in walks[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(walk, walks[0], strict=True))
 
 
 # ---- Failures.
