@@ -51,9 +51,8 @@ CASES = {
 QUICK = {"tiny": Case(2, 3, 64, 2)}
 
 
-def write_random_model(path: Path, case: Case) -> int:
-    """A model file with bfloat16 weights; returns the number of parameters."""
-    config = Config(
+def dimensions(case: Case) -> Config:
+    return Config(
         height=8 * case.rows,
         image_width=8 * case.cols,
         patch=8,
@@ -62,6 +61,11 @@ def write_random_model(path: Path, case: Case) -> int:
         heads=max(1, case.width // 128),
         mlp=4 * case.width,
     )
+
+
+def write_random_model(path: Path, case: Case) -> int:
+    """A model file with bfloat16 weights; returns the number of parameters."""
+    config = dimensions(case)
     with torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in FrameDiT(config).state_dict().items()}
     rng = np.random.default_rng(0)

@@ -25,7 +25,7 @@ message(STATUS "rtfm_rt: CUDA backend ${RTFM_HAVE_CUDA}")
 
 if(RTFM_HAVE_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES ${RTFM_CUDA_ARCHS})
-  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 knows no later one for nvcc 13
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
   add_library(rtfm_cuda MODULE

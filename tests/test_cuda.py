@@ -172,14 +172,22 @@ ROOT = Path(__file__).parents[1]
 
 def test_benchmarks_run(tmp_path):
     found = []
-    for script, device in ("cuda_memory.py", "cuda:emulated"), ("cuda_steps.py", "cpu"):
+    scripts = (
+        ("cuda_memory.py", "cuda:emulated"),
+        ("cuda_steps.py", "cpu"),
+        ("cuda_torch.py", "cpu"),
+    )
+    for script, device in scripts:
         out = tmp_path / "out.json"
         command = [sys.executable, ROOT / "benchmarks" / script, "--quick", "--device", device]
+        if script != "cuda_memory.py":
+            command += ["--frames", "10"]
         subprocess.run([*command, "--json", out], check=True, capture_output=True, timeout=120)
         found.append(json.loads(out.read_text()))
     assert all(row["us"] > 0 for op in ("norm_modulate", "gather") for row in found[0][op])
-    figures = found[1]["models"]["tiny"]
-    assert figures["steps_per_second"] > 0 and figures["step"]["calls"] == found[1]["frames"]
+    for result in found[1:]:
+        figures = result["models"]["tiny"]
+        assert figures["steps_per_second"] > 0 and figures["step"]["calls"] == result["frames"]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU is at hand")

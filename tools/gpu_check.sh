@@ -74,7 +74,8 @@ print(session.device, session.precision, session.step(np.eye(4)))"
   }
   bench ops cuda_ops.py 120
   bench memory cuda_memory.py 60
-  bench models cuda_steps.py 600
+  bench models cuda_steps.py 300
+  bench torch cuda_torch.py 600
 fi
 
 file="$folder/$(echo "$gpu" | tr ' /' '--')-$(date -u +%Y-%m-%d).json"
