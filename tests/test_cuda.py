@@ -182,7 +182,8 @@ def test_benchmarks_run(tmp_path):
         command = [sys.executable, ROOT / "benchmarks" / script, "--quick", "--device", device]
         if script != "cuda_memory.py":
             command += ["--frames", "10"]
-        subprocess.run([*command, "--json", out], check=True, capture_output=True, timeout=120)
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--json", out], check=True, env=alone, timeout=120)
         found.append(json.loads(out.read_text()))
     assert all(row["us"] > 0 for op in ("norm_modulate", "gather") for row in found[0][op])
     for result in found[1:]:
