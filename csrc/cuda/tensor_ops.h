@@ -16,7 +16,7 @@ namespace rtfm::cuda {
 //   w     rows and columns padded; zero beyond n and k
 //   y     y_stride a multiple of 16; columns from n to a multiple of 16 get zero (gated_residual
 //         leaves them as they are)
-//   q     scaled by log2(e)/sqrt(dim), for scores in powers of two; finite in the rows beyond tokens
+//   q     scaled by log2(e)/sqrt(dim): scores in powers of two; finite in the rows beyond tokens
 //   slot  finite in the keys beyond tokens
 // q and context start on 128 bytes. dim: a multiple of 8 up to 256, all that a manifest allows.
 constexpr int64_t kColsFp8 = 128;  // what columns of x and w are padded to in e4m3
