@@ -144,6 +144,7 @@ def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
 
 
 def test_interrupt_is_quiet_and_leaves_no_video(tmp_path: Path) -> None:
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # one ignored is inherited
     process = subprocess.Popen(
         [sys.executable, "-m", "rtfm_rt", "walk", "--frames", "100000"],
         cwd=tmp_path,
@@ -151,11 +152,15 @@ def test_interrupt_is_quiet_and_leaves_no_video(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 60
-    while not (tmp_path / "walk.mp4.part").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=30)
+    signal.signal(signal.SIGINT, ours)
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "walk.mp4.part").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert (process.returncode, out, error) == (-signal.SIGINT, "", "rtfm-rt: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
