@@ -51,7 +51,7 @@ FrameCache::FrameCache(const Retrieval& retrieval, int64_t capacity)
       order_(capacity, 1),
       uses_(capacity, 2),
       witnesses_(capacity > kExactFrames ? 0 : capacity),
-      frusta_(capacity),
+      frusta_(capacity, Blocks::touched),
       views_(capacity),
       ids_(capacity),
       turns_(capacity) {

@@ -85,7 +85,7 @@ PoseIndex::PoseIndex(double far, int64_t capacity) : far_(far), places_(capacity
   }
   levels_.reserve(kLevels);
   for (const double side : kSides)
-    levels_.push_back({side * far, SlotMap(capacity), CowArray<Block>(capacity),
+    levels_.push_back({side * far, SlotMap(capacity), CowArray<Block>(capacity, Blocks::touched),
                        CowArray<Line>(capacity), 0, kNone});
 }
 
