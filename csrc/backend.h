@@ -12,7 +12,7 @@
 
 namespace rtfm {
 
-enum class DType : uint8_t { f32, bf16, u8 };
+enum class DType : uint8_t { f32, bf16, e4m3 };
 
 constexpr int64_t size_of(DType t) { return t == DType::f32 ? 4 : t == DType::bf16 ? 2 : 1; }
 
@@ -146,9 +146,10 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string name() const = 0;     // "cpu:avx512", "cuda:0"
-  virtual DType operand_dtype() const = 0;  // also the dtype of pages
-  virtual int threads() const = 0;          // host threads that compute; 1 on a GPU
+  virtual std::string name() const = 0;                           // "cpu:avx512", "cuda:0"
+  virtual DType operand_dtype() const = 0;                        // also the dtype of pages
+  virtual DType weight_dtype() const { return operand_dtype(); }  // or e4m3, a scale for each row
+  virtual int threads() const = 0;  // host threads that compute; 1 on a GPU
 
   // Memory, zero-filled, aligned for every op. Kernels rely on the zeros of the padding. These two
   // may be called from any thread.
@@ -197,7 +198,8 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
                                           int threads);
 
 // which: "" for the first GPU, or its number. Throws BackendError: no driver, too old a driver, no
-// such device, no CUDA in this build, another precision than bf16; the message says what to do.
+// such device, no CUDA in this build, another precision than bf16 or, where the GPU has it, e4m3;
+// the message says what to do.
 std::unique_ptr<Backend> make_cuda_backend(const std::string& which,
                                            std::optional<DType> precision);
 

@@ -13,7 +13,8 @@ std::optional<DType> parse_precision(const std::string& precision) {
   if (precision == "auto") return std::nullopt;
   if (precision == "float32") return DType::f32;
   if (precision == "bfloat16") return DType::bf16;
-  fail<DeviceError>("precision: expected auto, float32 or bfloat16, got '", precision, "'");
+  if (precision == "float8") return DType::e4m3;
+  fail<DeviceError>("precision: expected auto, float32, bfloat16 or float8, got '", precision, "'");
 }
 
 }  // namespace
@@ -42,7 +43,8 @@ std::shared_ptr<Backend> make_backend(const std::string& device, const std::stri
 }
 
 std::string precision_name(const Backend& backend) {
-  return backend.operand_dtype() == DType::f32 ? "float32" : "bfloat16";
+  const DType dtype = backend.weight_dtype();
+  return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float8";
 }
 
 }  // namespace rtfm

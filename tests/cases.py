@@ -19,9 +19,14 @@ class Tolerance(NamedTuple):
 # By the dtype that a result is stored in; storing in bfloat16 alone rounds by up to 2^-8 = 3.9e-3.
 # "far" is float32 attention to cameras a kilometre apart: of scores in the thousands, float32 keeps
 # four decimals, and that is what a weight is exact to.
+# "float8" is an e4m3 product beside an exact one: rounding is off by half a place at most, 2^-4
+# of a value and 2^-4/sqrt(3) in the mean square, and both operands are rounded. "tensor" is one
+# beside the same roundings: tensor cores of Hopper keep some 13 bits of a sum of 128 products.
 TOLERANCE = {
     "float32": Tolerance(5e-6, 2e-5),
     "bfloat16": Tolerance(4e-3, 2e-2),
+    "float8": Tolerance(2**-4 * (2 / 3) ** 0.5, 0.5),
+    "tensor": Tolerance(1e-3, 2e-2),
     "far": Tolerance(1e-4, 3e-3),
 }
 NOISE_TOLERANCE = 1e-6  # absolute, from the reference: any two devices are within twice that

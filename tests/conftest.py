@@ -80,6 +80,19 @@ def device(request: pytest.FixtureRequest, testing: ModuleType) -> str:
 
 
 @pytest.fixture(scope="session")
+def float8(request: pytest.FixtureRequest, testing: ModuleType) -> str:
+    """The name of a device that computes in float8: the emulated one, unless --device names one."""
+    import rtfm_rt
+
+    name = devices(request.config.getoption("--device"))[-1]
+    try:
+        testing.Device(name, "float8")
+    except rtfm_rt.DeviceError as error:
+        pytest.skip(str(error))
+    return name
+
+
+@pytest.fixture(scope="session")
 def open_session(device: str) -> Callable[..., Any]:
     """rtfm_rt.Session on `device`, or what stands for it where the shipped module lacks the device.
 

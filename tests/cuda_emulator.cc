@@ -105,6 +105,7 @@ Status open(int32_t, Context** context) {
 }
 void close(Context* c) { delete c; }
 const char* message(const Context* c) { return c->message; }
+bool has_fp8(const Context*) { return cuda_emulation().fp8; }
 
 Status allocate(Context* c, int64_t bytes, void** memory) {
   if (const Status status = may(c, "allocate"); status != Status::ok) return status;
@@ -198,12 +199,18 @@ Status op(Context* c, const Args* a) {
   return Status::ok;
 }
 
+Status quantized_matmul(Context* c, const MatmulArgs* a) {
+  const testing::QuantizedMatmul args{*a};
+  return op(c, &args);
+}
+
 const Api kTable = {
     .abi = kAbi,
     .device_count = device_count,
     .open = open,
     .close = close,
     .message = message,
+    .has_fp8 = has_fp8,
     .allocate = allocate,
     .release = release,
     .upload = upload,
@@ -214,6 +221,7 @@ const Api kTable = {
     .launch = launch,
     .release_graph = release_graph,
     .matmul = op<MatmulArgs>,
+    .quantized_matmul = quantized_matmul,
     .norm_modulate = op<NormModulateArgs>,
     .qkv_split = op<QkvSplitArgs>,
     .gather = op<GatherArgs>,

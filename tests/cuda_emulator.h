@@ -21,6 +21,7 @@ enum class Blocks {
 struct CudaEmulation {
   Blocks blocks = Blocks::serial;
   bool found = false;  // whether "auto" and "cuda" find it; "cuda:emulated" always does
+  bool fp8 = true;     // whether they have quantized_matmul
   int64_t memory = int64_t{1} << 40;  // bytes of a device
   int64_t launches_left = -1;         // ops and recordings until it fails; never if negative
 };

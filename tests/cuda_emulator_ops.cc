@@ -78,15 +78,60 @@ void widen(const Half* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = from_half(from[i]);
 }
 
+// What the 256 codes of e4m3 stand for.
+std::array<float, 256> e4m3_values() {
+  std::array<float, 256> values;
+  for (int q = 0; q < 256; ++q) {
+    const int exponent = q >> 3 & 15, mantissa = q & 7;
+    const float size = exponent ? std::ldexp(8.f + float(mantissa), exponent - 10)
+                                : std::ldexp(float(mantissa), -9);
+    values[size_t(q)] = (q & 0x7f) == 0x7f ? NAN : q & 0x80 ? -size : size;
+  }
+  return values;
+}
+
+// As the kernel does it: values as e4m3 has them, NaN as -448; returns their unit.
+float quantize_row(float* x, int64_t count) {
+  float peak = 0;
+  for (int64_t i = 0; i < count; ++i) peak = std::fmax(peak, std::fabs(x[i]));
+  const float unit = peak > 0 ? peak / 448.f : 1.f;
+  for (int64_t i = 0; i < count; ++i) {
+    x[i] = std::fmin(std::fmax(x[i] / unit, -448.f), 448.f);
+    int exponent;
+    std::frexp(x[i], &exponent);
+    const float place = std::ldexp(1.f, std::max(exponent, -5) - 4);
+    x[i] = std::nearbyint(x[i] / place) * place;
+  }
+  return unit;
+}
+
+// The epilogue of one product of a row of x and a row of w.
+void store(const MatmulArgs& a, int64_t row, int64_t col, float product) {
+  const float result = product + (a.bias ? a.bias[col] : 0.f);
+  const int64_t at = row * a.y_stride + col;
+  float* y = static_cast<float*>(a.y) + at;
+  if (a.epilogue == Epilogue::gelu)
+    static_cast<Half*>(a.y)[at] = to_half(gelu_tanh(result));
+  else
+    *y = a.epilogue == Epilogue::store ? result : *y + a.gate[col] * result;
+}
+
 }  // namespace
 
-std::array<Range, 5> ranges(const MatmulArgs& a) {
+static std::array<Range, 5> matmul_ranges(const MatmulArgs& a, int64_t weight_bytes) {
   const int64_t y = a.epilogue == Epilogue::gelu ? 2 : 4;
   return {{{a.x, rows_of(a.rows, a.k, a.x_stride, 2)},
-           {a.w, padded_rows(a.n) * padded_cols(a.k) * 2},
+           {a.w, weight_bytes},
            {a.bias, a.bias ? a.n * 4 : 0},
            {a.gate, a.epilogue == Epilogue::gated_residual ? a.n * 4 : 0},
            {a.y, rows_of(a.rows, a.n, a.y_stride, y)}}};
+}
+
+std::array<Range, 5> ranges(const MatmulArgs& a) {
+  return matmul_ranges(a, padded_rows(a.n) * padded_cols(a.k) * 2);
+}
+std::array<Range, 5> ranges(const QuantizedMatmul& a) {
+  return matmul_ranges(a.args, e4m3_bytes(a.args.n, a.args.k) + a.args.n * 4);
 }
 
 std::array<Range, 4> ranges(const NormModulateArgs& a) {
@@ -142,15 +187,25 @@ void run(const MatmulArgs& a) {
     widen(static_cast<const Half*>(a.x) + r * a.x_stride, a.k, x + r * a.k);
   for (int64_t n = 0; n < a.n; ++n) {
     widen(static_cast<const Half*>(a.w) + n * stride, a.k, w);
-    for (int64_t r = 0; r < a.rows; ++r) {
-      const float result = dot(x + r * a.k, w, a.k) + (a.bias ? a.bias[n] : 0.f);
-      const int64_t at = r * a.y_stride + n;
-      float* y = static_cast<float*>(a.y) + at;
-      if (a.epilogue == Epilogue::gelu)
-        static_cast<Half*>(a.y)[at] = to_half(gelu_tanh(result));
-      else
-        *y = a.epilogue == Epilogue::store ? result : *y + a.gate[n] * result;
-    }
+    for (int64_t r = 0; r < a.rows; ++r) store(a, r, n, dot(x + r * a.k, w, a.k));
+  }
+}
+
+void run(const QuantizedMatmul& quantized) {
+  static const std::array<float, 256> values = e4m3_values();
+  const MatmulArgs& a = quantized.args;
+  const int64_t stride = padded_cols_e4m3(a.k);
+  const uint8_t* rows = static_cast<const uint8_t*>(a.w);
+  const float* w_scales = reinterpret_cast<const float*>(rows + e4m3_bytes(a.n, a.k));
+  float *x = scratch(0, a.rows * a.k), *w = scratch(1, a.k), *x_scales = scratch(2, a.rows);
+  for (int64_t r = 0; r < a.rows; ++r) {
+    widen(static_cast<const Half*>(a.x) + r * a.x_stride, a.k, x + r * a.k);
+    x_scales[r] = quantize_row(x + r * a.k, a.k);
+  }
+  for (int64_t n = 0; n < a.n; ++n) {
+    for (int64_t i = 0; i < a.k; ++i) w[i] = values[rows[n * stride + i]];
+    for (int64_t r = 0; r < a.rows; ++r)
+      store(a, r, n, dot(x + r * a.k, w, a.k) * x_scales[r] * w_scales[n]);
   }
 }
 

@@ -14,7 +14,13 @@ struct Range {
   int64_t bytes;  // 0 for what is not there
 };
 
+// A matmul that multiplies in e4m3.
+struct QuantizedMatmul {
+  MatmulArgs args;
+};
+
 std::array<Range, 5> ranges(const MatmulArgs& a);
+std::array<Range, 5> ranges(const QuantizedMatmul& a);
 std::array<Range, 4> ranges(const NormModulateArgs& a);
 std::array<Range, 8> ranges(const QkvSplitArgs& a);
 std::array<Range, 2> ranges(const GatherArgs& a);
@@ -24,6 +30,7 @@ std::array<Range, 2> ranges(const PatchifyArgs& a);
 std::array<Range, 2> ranges(const UnpatchifyArgs& a);
 
 void run(const MatmulArgs& a);
+void run(const QuantizedMatmul& a);
 void run(const NormModulateArgs& a);
 void run(const QkvSplitArgs& a);
 void run(const GatherArgs& a);

@@ -148,6 +148,22 @@ int run_matmul(const void* x, const void* w, const float* bias, const float* gat
   return ops->matmul_fp8(a, {x_scale, w_scale}, scratch, nullptr);
 }
 
+int run_quantized_matmul(const void* x, const void* w, const float* bias, float* y,
+                         int64_t x_stride, int64_t y_stride, int64_t rows, int64_t n, int64_t k) {
+  const rtfm::MatmulArgs a{.x = x,
+                           .w = w,
+                           .bias = bias,
+                           .gate = nullptr,
+                           .y = y,
+                           .x_stride = x_stride,
+                           .y_stride = y_stride,
+                           .rows = rows,
+                           .n = n,
+                           .k = k,
+                           .epilogue = rtfm::Epilogue::store};
+  return ops->quantized_matmul(a, reserve(ops->quantized_matmul_workspace(rows, n, k)), nullptr);
+}
+
 int run_quantize(const void* x, void* q, float* scale, int64_t x_stride, int64_t q_stride,
                  int64_t rows, int64_t cols) {
   return ops->quantize_rows({x, q, scale, x_stride, q_stride, rows, cols}, nullptr);

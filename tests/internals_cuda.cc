@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/cuda/e4m3.h"
 #include "src/session.h"
 #include "tests/cuda_emulator.h"
 
@@ -51,12 +52,20 @@ void bind_cuda(py::module_& m) {
   py::class_<testing::CudaEmulation>(m, "CudaEmulation")
       .def_readwrite("blocks", &testing::CudaEmulation::blocks)
       .def_readwrite("found", &testing::CudaEmulation::found)
+      .def_readwrite("fp8", &testing::CudaEmulation::fp8)
       .def_readwrite("memory", &testing::CudaEmulation::memory)
       .def_readwrite("launches_left", &testing::CudaEmulation::launches_left);
   m.def("cuda_emulation", &testing::cuda_emulation, py::return_value_policy::reference);
 
+  m.def("to_e4m3", [](const py::array_t<float, py::array::c_style>& x) {
+    py::array_t<uint8_t> q(x.size());
+    std::transform(x.data(), x.data() + x.size(), q.mutable_data(), cuda::to_e4m3);
+    return q;
+  });
+
   py::class_<Walk>(m, "Session")
-      .def(py::init([](const std::string& path, const std::string& device, uint64_t seed,
+      .def(py::init([](const std::string& path, const std::string& device,
+                       const std::string& precision, uint64_t seed,
                        std::optional<int64_t> memory_budget, std::optional<double> commit_below,
                        int threads) {
              SessionOptions options;
@@ -64,12 +73,12 @@ void bind_cuda(py::module_& m) {
              options.threads = threads;
              options.memory_budget = memory_budget;
              options.commit_below = commit_below;
-             const auto model = std::make_shared<Model>(path, device, "auto");
+             const auto model = std::make_shared<Model>(path, device, precision);
              return std::make_unique<Walk>(std::make_unique<Session>(model, options));
            }),
-           py::arg("path"), py::kw_only(), py::arg("device"), py::arg("seed") = 0,
-           py::arg("memory_budget") = py::none(), py::arg("commit_below") = py::none(),
-           py::arg("threads") = 0)
+           py::arg("path"), py::kw_only(), py::arg("device"), py::arg("precision") = "auto",
+           py::arg("seed") = 0, py::arg("memory_budget") = py::none(),
+           py::arg("commit_below") = py::none(), py::arg("threads") = 0)
       .def_property_readonly("device", [](const Walk& w) { return w.session->device(); })
       .def_property_readonly("precision",
                              [](const Walk& w) { return w.session->model().precision(); })

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every op of csrc/backend.h as one plain NumPy function in float64.
 
-`precision` is that of the device ("float32" or "bfloat16"): where the contract says operand, values
-are rounded to it, so that what is compared is the arithmetic and not the storage.
+`precision` is that of the device ("float32", "bfloat16" or "float8"): where the contract says
+operand, values are rounded to it, so that what is compared is the arithmetic and not the storage.
+Operands of float8 are bfloat16; its matmuls round further.
 """
 
 from __future__ import annotations
@@ -14,13 +15,23 @@ Floats = NDArray[np.float64]
 
 
 def operand(x: ArrayLike, precision: str) -> Floats:
-    """x rounded to nearest even in float32, then in bfloat16 if that is the precision."""
+    """x rounded to nearest even in float32, then in bfloat16 unless the precision is float32."""
     single = np.asarray(x, np.float64).astype(np.float32)
     if precision == "float32":
         return single.astype(np.float64)
     bits = single.view(np.uint32)
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) & np.uint32(0xFFFF0000)
     return rounded.view(np.float32).astype(np.float64)
+
+
+def e4m3(x: Floats) -> Floats:
+    """Each row to the nearest multiples of its max / 448 that e4m3 has: 3 bits of mantissa."""
+    single = x.astype(np.float32)
+    peak = np.abs(single).max(-1, keepdims=True)
+    unit = np.where(peak > 0, peak / np.float32(448), np.float32(1))
+    scaled = (single / unit).astype(np.float64)
+    place = 2.0 ** (np.maximum(np.frexp(scaled)[1], -5) - 4)  # of the last bit
+    return np.clip(np.rint(scaled / place) * place, -448, 448) * unit
 
 
 def gelu_tanh(x: Floats) -> Floats:
@@ -39,7 +50,10 @@ def matmul(
     precision: str = "float32",
 ) -> Floats:
     """r = x wᵀ + bias; y = r, gelu_tanh(r) or y0 + gate r. x (rows, k), w (n, k), y (rows, n)."""
-    r = operand(x, precision) @ operand(w, precision).T
+    if precision == "float8":
+        r = e4m3(operand(x, precision)) @ e4m3(operand(w, "float32")).T
+    else:
+        r = operand(x, precision) @ operand(w, precision).T
     if bias is not None:
         r = r + np.asarray(bias, np.float64)
     if epilogue == "gelu":

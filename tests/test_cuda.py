@@ -33,7 +33,9 @@ LIBRARY = PACKAGE / "librtfm_cuda.so"
 def emulation() -> Iterator[Any]:
     """What emulated devices do; as before when the test is over."""
     state = _testing.cuda_emulation()
-    before = {key: getattr(state, key) for key in ("blocks", "found", "memory", "launches_left")}
+    before = {
+        key: getattr(state, key) for key in ("blocks", "found", "fp8", "memory", "launches_left")
+    }
     yield state
     for key, value in before.items():
         setattr(state, key, value)
@@ -138,7 +140,7 @@ def test_auto_takes_cuda_and_falls_back(model, emulation):
 
 
 def test_cuda_refuses_float32(emulation):
-    with pytest.raises(rtfm_rt.DeviceError, match=r"auto or bfloat16 .* got float32"):
+    with pytest.raises(rtfm_rt.DeviceError, match=r"auto, bfloat16 or float8 .* got float32"):
         _testing.Device("cuda:emulated", "float32")
 
 
@@ -176,17 +178,25 @@ def test_benchmarks_run(tmp_path):
         ("cuda_memory.py", "cuda:emulated"),
         ("cuda_steps.py", "cpu"),
         ("cuda_torch.py", "cpu"),
+        ("float8.py", "cuda:emulated"),
     )
     for script, device in scripts:
         out = tmp_path / "out.json"
         command = [sys.executable, ROOT / "benchmarks" / script, "--quick", "--device", device]
-        if script != "cuda_memory.py":
+        if device == "cpu":
             command += ["--frames", "10"]
         alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, "--json", out], check=True, env=alone, timeout=120)
+        said = subprocess.run(
+            [*command, "--json", out], check=True, env=alone, timeout=120, capture_output=True
+        )
+        assert (b"float8 is not measured: device 'cpu'" in said.stdout) == (
+            script == "cuda_steps.py"
+        )
         found.append(json.loads(out.read_text()))
+    assert found[3]["layers"][0]["float8"] > found[3]["layers"][0]["bfloat16"] > 0
+    assert 60 > found[3]["frames"]["float8_to_bfloat16"] > found[3]["frames"]["least"] > 30
     assert all(row["us"] > 0 for op in ("norm_modulate", "gather") for row in found[0][op])
-    for result in found[1:]:
+    for result in found[1:3]:
         figures = result["models"]["tiny"]
         assert figures["steps_per_second"] > 0 and figures["step"]["calls"] == result["frames"]
 

@@ -282,7 +282,7 @@ def test_refuses_devices(testing, name):
 
 @pytest.mark.parametrize("name", ["", "float16", "fp32", "Float32"])
 def test_refuses_precisions(testing, name):
-    with pytest.raises(rtfm_rt.DeviceError, match=f"auto, float32 or bfloat16, got '{name}'"):
+    with pytest.raises(rtfm_rt.DeviceError, match=f"bfloat16 or float8, got '{name}'"):
         testing.Device("cpu", name)
 
 

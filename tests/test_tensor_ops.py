@@ -271,6 +271,36 @@ def test_quantize(device, rng):
     assert not q.array[:, 130:].any()
 
 
+def test_quantized_matmul(device, rng):
+    """Weights as csrc/cuda/layout.h has them, x in bf16; what other ops left or count is safe."""
+    shapes = [(65, 70, 1500), (3, 5, 70)]  # the first is split, and makes the workspace
+    for rows, n, k in [*shapes, *shapes]:
+        x = np.zeros((up(rows, 128), up(k, 64)), np.float16)
+        x[:rows, :k] = rng.normal(size=(rows, k)) * rng.uniform(0.1, 10, (rows, 1))
+        w = np.zeros((up(n, 128), up(k, 128)))
+        w[:n, :k] = rng.uniform(-448, 448, (n, k))
+        packed, scales = e4m3(w), rng.uniform(0.5, 2, n).astype(np.float32)
+        weight = Tensor(np.concatenate([packed.reshape(-1), scales.view(np.uint8)]), E4M3)
+        bias = rng.normal(size=n).astype(np.float32)
+        y = Tensor(np.full((rows, up(n, 64)), np.nan, np.float32))
+        numbers = x.shape[1], y.shape[1], rows, n, k
+        call = "run_quantized_matmul", Tensor(x), weight, Tensor(bias), y, *numbers
+        if device.capability == (8, 0):
+            device(*call, refusal=NOT_SUPPORTED)
+            return
+        quantize, matmul = device(*call)
+        assert quantize[0].startswith("quantize_rows") and (matmul[1][1] > 1) == (k == 1500)
+        got = y.array[:, :n].copy()
+
+        q, units = (
+            Tensor(np.zeros((rows, w.shape[1]), np.uint8), E4M3),
+            Tensor(scales[:1].repeat(rows)),
+        )
+        device("run_quantize", Tensor(x), q, units, x.shape[1], w.shape[1], rows, k)
+        x = E4M3_VALUES[q.array] * units.array[:, None]
+        assert error(got, x @ (E4M3_VALUES[packed[:n]] * scales[:, None]).T + bias) < 2e-6
+
+
 def test_devices(library):
     """Code for 8.0 runs on 8.6; code for 10.0 does not run on 10.3."""
     nothing = LAUNCH(lambda *_: None)

@@ -56,12 +56,12 @@ session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))
 print(session.device, session.precision, session.step(np.eye(4)))"
   pytest=("$python" -m pytest -q -p no:cacheprovider -W default)
   step tests 240 "${pytest[@]}" --device cuda tests/test_cuda.py tests/test_ops.py \
-    tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py
+    tests/test_float8.py tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py
   if command -v compute-sanitizer >/dev/null; then
     small='(test_matmul and 33x31x33) or (test_attend and 60x2x24x2) or test_norm_modulate or test_patches'
     for tool in memcheck racecheck; do
       step $tool 60 compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all \
-        "${pytest[@]}" --device cuda tests/test_ops.py -k "$small"
+        "${pytest[@]}" --device cuda tests/test_ops.py tests/test_float8.py -k "$small"
     done
   else
     echo "gpu_check: no compute-sanitizer; memcheck and racecheck are skipped"
@@ -74,6 +74,7 @@ print(session.device, session.precision, session.step(np.eye(4)))"
   }
   bench ops cuda_ops.py 120
   bench memory cuda_memory.py 60
+  bench float8 float8.py 60
   bench models cuda_steps.py 300
   bench torch cuda_torch.py 600
 fi

@@ -105,6 +105,7 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
   for (const cpu::Kernels* t : tiers) names += (names.empty() ? "" : ", ") + std::string(t->name);
   const char* wanted = !precision                  ? "any precision"
                        : *precision == DType::bf16 ? "bfloat16"
+                       : *precision == DType::e4m3 ? "float8"
                                                    : "float32";
   if (threads < 0 || threads > cpu::kMaxThreads)
     throw std::invalid_argument("threads: expected 1 to " + std::to_string(cpu::kMaxThreads) +
@@ -112,9 +113,10 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
   for (const cpu::Kernels* t : tiers)
     if ((tier.empty() || tier == t->name) && (!precision || *precision == t->operand))
       return std::make_unique<cpu::CpuBackend>(*t, threads ? threads : cpu::available_cpus());
-  throw std::invalid_argument("cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " +
-                              wanted + "; this CPU and build offer " + names +
-                              " (bfloat16 is what amx computes in, float32 all others)");
+  throw std::invalid_argument(
+      "cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " + wanted +
+      "; this CPU and build offer " + names +
+      " (bfloat16 is what amx computes in, float32 all others; float8 wants a GPU)");
 }
 
 }  // namespace rtfm

@@ -13,12 +13,6 @@ enum class Status : int32_t {
   failed          // the context is of no use any more
 };
 
-// Both sides are built together; sizes tell when they were not.
-constexpr uint32_t kAbi =
-    uint32_t(0x0100'0000 + sizeof(StepInputs) + sizeof(MatmulArgs) + sizeof(NormModulateArgs) +
-             sizeof(QkvSplitArgs) + sizeof(GatherArgs) + sizeof(AttentionArgs) +
-             sizeof(SamplerArgs) + sizeof(PatchifyArgs) + sizeof(UnpatchifyArgs));
-
 struct Context;  // a device, a stream, staging memory
 struct Graph;    // recorded work
 
@@ -31,6 +25,7 @@ struct Api {
   Status (*open)(int32_t device, Context** context);
   void (*close)(Context*);
   const char* (*message)(const Context*);  // of the last call that was not ok
+  bool (*has_fp8)(const Context*);         // whether quantized_matmul is there
 
   Status (*allocate)(Context*, int64_t bytes, void** memory);  // zero-filled, on 256 bytes
   void (*release)(Context*, void* memory);
@@ -44,6 +39,7 @@ struct Api {
   void (*release_graph)(Context*, Graph*);
 
   Status (*matmul)(Context*, const MatmulArgs*);
+  Status (*quantized_matmul)(Context*, const MatmulArgs*);  // w: e4m3, and so becomes x
   Status (*norm_modulate)(Context*, const NormModulateArgs*);
   Status (*qkv_split)(Context*, const QkvSplitArgs*);
   Status (*gather)(Context*, const GatherArgs*);
@@ -52,6 +48,12 @@ struct Api {
   Status (*patchify)(Context*, const PatchifyArgs*);
   Status (*unpatchify)(Context*, const UnpatchifyArgs*);
 };
+
+// Both sides are built together; sizes tell when they were not.
+constexpr uint32_t kAbi = uint32_t(
+    0x0100'0000 + sizeof(Api) + sizeof(StepInputs) + sizeof(MatmulArgs) + sizeof(NormModulateArgs) +
+    sizeof(QkvSplitArgs) + sizeof(GatherArgs) + sizeof(AttentionArgs) + sizeof(SamplerArgs) +
+    sizeof(PatchifyArgs) + sizeof(UnpatchifyArgs));
 
 // The one symbol of librtfm_cuda.so: its table, or null if it is another one.
 using ApiFunction = const Api* (*)(uint32_t abi);

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "csrc/cuda/e4m3.h"
 #include "csrc/cuda/layout.h"
 #include "csrc/cuda/loader.h"
 
@@ -27,10 +28,19 @@ class CudaRecording final : public Recording {
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(const Library& library) : api_(*library.api), name_(library.name) {
+  // weights: bf16 or e4m3
+  CudaBackend(const Library& library, DType weights)
+      : api_(*library.api), name_(library.name), weights_(weights) {
     const Status status = api_.open(library.device, &context_);
-    if (status == Status::ok) return;
-    const std::string problem = context_ ? api_.message(context_) : "out of memory";
+    std::string problem;
+    if (status != Status::ok)
+      problem = context_ ? api_.message(context_) : "out of memory";
+    else if (weights == DType::e4m3 && !api_.has_fp8(context_))
+      problem =
+          "expected precision auto or bfloat16 (what this device offers; float8 wants compute "
+          "capability 8.9 or newer), got float8";
+    else
+      return;
     api_.close(context_);
     throw BackendError(name_ + ": " + problem);
   }
@@ -40,6 +50,7 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return name_; }
   DType operand_dtype() const override { return DType::bf16; }
+  DType weight_dtype() const override { return weights_; }
   int threads() const override { return 1; }
   bool records() const override { return true; }
 
@@ -62,7 +73,8 @@ class CudaBackend final : public Backend {
   int64_t row_stride(int64_t cols, DType) const override { return padded_cols(cols); }
   int64_t padded_rows(int64_t rows) const override { return cuda::padded_rows(rows); }
   int64_t weight_bytes(int64_t n, int64_t k) const override {
-    return cuda::padded_rows(n) * padded_cols(k) * int64_t(sizeof(Half));
+    return weights_ == DType::e4m3 ? e4m3_bytes(n, k) + n * int64_t(sizeof(float))
+                                   : cuda::padded_rows(n) * padded_cols(k) * int64_t(sizeof(Half));
   }
   int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
     return heads * padded_queries(tokens) * dim * int64_t(sizeof(Half));
@@ -73,13 +85,17 @@ class CudaBackend final : public Backend {
 
   // [padded n, padded k]: rows as they are, the rest stays zero
   void pack_weight(const float* w, int64_t n, int64_t k, void* packed) override {
+    if (weights_ == DType::e4m3) return pack_e4m3(w, n, k, packed);
     std::vector<Half> rows(static_cast<size_t>(n * padded_cols(k)));
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < k; ++j) rows[size_t(i * padded_cols(k) + j)] = to_half(w[i * k + j]);
     upload(packed, rows.data(), int64_t(rows.size() * sizeof(Half)));
   }
 
-  void matmul(const MatmulArgs& a) override { check(api_.matmul(context_, &a)); }
+  void matmul(const MatmulArgs& a) override {
+    check(weights_ == DType::e4m3 ? api_.quantized_matmul(context_, &a)
+                                  : api_.matmul(context_, &a));
+  }
   void norm_modulate(const NormModulateArgs& a) override {
     check(api_.norm_modulate(context_, &a));
   }
@@ -111,6 +127,16 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  void pack_e4m3(const float* w, int64_t n, int64_t k, void* packed) {
+    const int64_t cols = padded_cols_e4m3(k);
+    std::vector<uint8_t> rows(static_cast<size_t>(n * cols));
+    std::vector<float> scales(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i)
+      scales[size_t(i)] = quantize(w + i * k, k, &rows[size_t(i * cols)]);
+    upload(packed, rows.data(), n * cols);
+    upload(static_cast<uint8_t*>(packed) + e4m3_bytes(n, k), scales.data(), n * 4);
+  }
+
   void check(Status status) const {
     if (status == Status::ok) [[likely]]
       return;
@@ -121,6 +147,7 @@ class CudaBackend final : public Backend {
 
   const Api& api_;
   std::string name_;
+  DType weights_;
   Context* context_ = nullptr;
 };
 
@@ -131,10 +158,10 @@ std::unique_ptr<Backend> make_cuda_backend(const std::string& which,
                                            std::optional<DType> precision) {
   const cuda::Library library = cuda::open_library(which.c_str());
   if (!library.api) throw BackendError(library.problem);
-  if (precision && *precision != DType::bf16)
-    throw BackendError("expected precision auto or bfloat16 (what CUDA devices compute in), got " +
-                       std::string(*precision == DType::f32 ? "float32" : "another"));
-  return std::make_unique<cuda::CudaBackend>(library);
+  if (precision == DType::f32)
+    throw BackendError(
+        "expected precision auto, bfloat16 or float8 (what CUDA devices compute in), got float32");
+  return std::make_unique<cuda::CudaBackend>(library, precision.value_or(DType::bf16));
 }
 
 }  // namespace rtfm

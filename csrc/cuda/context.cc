@@ -93,6 +93,7 @@ void close(Context* c) {
 }
 
 const char* message(const Context* c) { return c->message; }
+bool has_fp8(const Context* c) { return c->tensor_ops.has_fp8(); }
 
 Status allocate(Context* c, int64_t bytes, void** memory) {
   const OnDevice on(c);
@@ -223,6 +224,16 @@ Status matmul(Context* c, const MatmulArgs* a) {
   return check(c, c->tensor_ops.matmul(*a, memory, c->stream), "matmul");
 }
 
+Status quantized_matmul(Context* c, const MatmulArgs* a) {
+  if (c->failed) return Status::failed;
+  const OnDevice on(c);
+  void* memory;
+  const int64_t bytes = c->tensor_ops.quantized_matmul_workspace(a->rows, a->n, a->k);
+  const Status status = workspace(c, bytes, &memory);
+  if (status != Status::ok) return status;
+  return check(c, c->tensor_ops.quantized_matmul(*a, memory, c->stream), "matmul in e4m3");
+}
+
 Status attention(Context* c, const AttentionArgs* a) {
   if (c->failed) return Status::failed;
   const OnDevice on(c);
@@ -245,6 +256,7 @@ const Api kTable = {
     .open = open,
     .close = close,
     .message = message,
+    .has_fp8 = has_fp8,
     .allocate = allocate,
     .release = release,
     .upload = upload,
@@ -255,6 +267,7 @@ const Api kTable = {
     .launch = launch,
     .release_graph = release_graph,
     .matmul = matmul,
+    .quantized_matmul = quantized_matmul,
     .norm_modulate = run<cuda::norm_modulate, NormModulateArgs>,
     .qkv_split = run<cuda::qkv_split, QkvSplitArgs>,
     .gather = run<cuda::gather, GatherArgs>,

@@ -16,4 +16,10 @@ RTFM_BODY constexpr int64_t padded_queries(int64_t tokens) { return round_up(tok
 RTFM_BODY constexpr int64_t padded_rows(int64_t rows) { return round_up(rows, 128); }
 RTFM_BODY constexpr int64_t padded_cols(int64_t cols) { return round_up(cols, 64); }
 
+// In e4m3: [padded_rows, padded_cols_e4m3] bytes, then the scale of each row, f32 [rows].
+RTFM_BODY constexpr int64_t padded_cols_e4m3(int64_t cols) { return round_up(cols, 128); }
+RTFM_BODY constexpr int64_t e4m3_bytes(int64_t rows, int64_t cols) {
+  return padded_rows(rows) * padded_cols_e4m3(cols);
+}
+
 }  // namespace rtfm::cuda

@@ -3,6 +3,7 @@
 
 #include <cuda.h>  // types only: nothing of libcuda is linked
 
+#include <algorithm>
 #include <new>
 
 #include "csrc/cuda/cubins.h"
@@ -248,9 +249,9 @@ cudaError_t TensorOps::Loaded::matmul(Kind kind, const MatmulArgs& a, const Fp8S
   const Kernel* kernel = nullptr;
   const MatmulPlan plan = matmul_plan(kind, a.rows, a.n, a.k, &kernel);
   const Cubin& c = kernel->about;
-  const DType dtype = kind == Kind::matmul_bf16 ? DType::bf16 : DType::u8;
+  const DType dtype = kind == Kind::matmul_bf16 ? DType::bf16 : DType::e4m3;
   const int32_t rows = int32_t(a.rows), n = int32_t(a.n), k = int32_t(a.k);
-  const int64_t w_row = kind == Kind::matmul_bf16 ? padded_cols(a.k) : round_up(a.k, kColsFp8);
+  const int64_t w_row = kind == Kind::matmul_bf16 ? padded_cols(a.k) : padded_cols_e4m3(a.k);
   Matrix x{a.x, rows, k, a.x_stride};
   Matrix w{a.w, n, k, w_row};
   cudaError_t error = describe(x, *kernel, c.rows, dtype);
@@ -303,6 +304,26 @@ cudaError_t TensorOps::quantize_rows(const QuantizeArgs& a, cudaStream_t stream)
   const int32_t x_stride = int32_t(a.x_stride), q_stride = int32_t(a.q_stride);
   return Arguments().add(a.x).add(a.q).add(a.scale).add(cols).add(x_stride).add(q_stride).launch(
       loaded_->only(Kind::quantize_rows), {unsigned(a.rows)}, stream);
+}
+
+// x follows the counters and partial sums: counters must stay zero, whatever the shape.
+int64_t TensorOps::quantized_matmul_workspace(int64_t rows, int64_t n, int64_t k) const {
+  return std::max(kPartials, matmul_workspace(rows, n, k)) + e4m3_bytes(rows, k) + rows * 4;
+}
+
+cudaError_t TensorOps::quantized_matmul(const MatmulArgs& a, void* workspace,
+                                        cudaStream_t stream) const {
+  char* x = static_cast<char*>(workspace) + std::max(kPartials, matmul_workspace(a.rows, a.n, a.k));
+  float* x_scales = reinterpret_cast<float*>(x + e4m3_bytes(a.rows, a.k));
+  const int64_t stride = padded_cols_e4m3(a.k);
+  const cudaError_t error =
+      quantize_rows({a.x, x, x_scales, a.x_stride, stride, a.rows, a.k}, stream);
+  if (error != cudaSuccess) return error;
+  const void* w_scales = static_cast<const char*>(a.w) + e4m3_bytes(a.n, a.k);
+  MatmulArgs quantized = a;
+  quantized.x = x;
+  quantized.x_stride = stride;
+  return matmul_fp8(quantized, {x_scales, static_cast<const float*>(w_scales)}, workspace, stream);
 }
 
 }  // namespace rtfm::cuda

@@ -19,7 +19,6 @@ namespace rtfm::cuda {
 //   q     scaled by log2(e)/sqrt(dim): scores in powers of two; finite in the rows beyond tokens
 //   slot  finite in the keys beyond tokens
 // q and context start on 128 bytes. dim: a multiple of 8 up to 256, all that a manifest allows.
-constexpr int64_t kColsFp8 = 128;  // what columns of x and w are padded to in e4m3
 
 // y = r with r[row, col] = x_scale[row] * w_scale[col] * sum(x * w): what e4m3 operands stand for.
 struct Fp8Scales {
@@ -62,6 +61,10 @@ class TensorOps {
   // The same with x and w in e4m3; the epilogues and y are those of matmul (gelu writes bf16).
   cudaError_t matmul_fp8(const MatmulArgs&, const Fp8Scales&, void* workspace, cudaStream_t) const;
   cudaError_t quantize_rows(const QuantizeArgs&, cudaStream_t) const;
+
+  // Both: x in bf16 becomes e4m3 in the workspace; w lies as e4m3_bytes of layout.h says.
+  int64_t quantized_matmul_workspace(int64_t rows, int64_t n, int64_t k) const;
+  cudaError_t quantized_matmul(const MatmulArgs&, void* workspace, cudaStream_t) const;
 
  private:
   struct Loaded;
