@@ -45,7 +45,7 @@ def measure(
         inserts.append(cache.time_insert(0, views, worlds.FOCAL))
         cache.time_plan(queries, worlds.FOCAL)
         plans.append(cache.time_plan(queries, worlds.FOCAL))
-        some = queries[: int(np.clip(SCANNED / frames, 50, 500))]
+        some = queries[: int(np.clip(SCANNED / frames, 50, o.calls))]
         seen = np.array(cache.supports(some, worlds.FOCAL))
         if len(plans) == 1:
             exact = np.array(cache.exact_supports(some, worlds.FOCAL, context=o.context))
