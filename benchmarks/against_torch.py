@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import timing
 import torch
 import torch.nn.functional as F
+from random_model import write_random_model
 
 import rtfm_rt
 from rtfm_rt.bench import machine
-from rtfm_rt.convert import flow_table, make_manifest
-from rtfm_rt.reference import Block, Config, FrameDiT, View, lift, load, projection, rms
+from rtfm_rt.convert import flow_table
+from rtfm_rt.reference import Block, Config, View, lift, load, projection, rms
 
 # name: model, context pages
 SHAPES = {
@@ -88,17 +88,6 @@ class Eager:
                 h = self.block(block, h, table, keys, values)
             x = a * x + b * self.model.out(self.model.final(h)).float()
         return x
-
-
-def write_random_model(path: Path, config: Config) -> None:
-    torch.manual_seed(0)
-    state = {
-        name: torch.randn(t.shape) / max(1, t.shape[-1]) ** 0.5 if t.ndim == 2 else t
-        for name, t in FrameDiT(config).state_dict().items()
-    }
-    source = {"file": "random", "sha256": "0" * 64}
-    manifest = make_manifest(config, name="random", licence="Apache-2.0", source=source)
-    path.write_bytes(safetensors.torch.save(state, {"rtfm": json.dumps(manifest)}))
 
 
 BUNDLED = str(Path(rtfm_rt.__file__).parent / "models" / "rooms.safetensors")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
+from itertools import count
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 300, 54, 16, 58, 56
 Point = tuple[float, float, float]  # x, y, half an error bar (0 for none)
@@ -55,11 +56,12 @@ def svg(panels: list[Panel], label: str) -> str:
 def _panel(p: Panel) -> list[str]:
     values = [y + e * side for curve in p.curves.values() for _, y, e in curve for side in (-1, 1)]
     values += [y for _, y in p.dots]
-    step = next(s for s in (1, 2, 5, 10, 20) if (max(values) - min(values)) / s <= 7)
+    sizes = (s * 10**power for power in count() for s in (1, 2, 5))
+    step = next(s for s in sizes if (max(values) - min(values)) / s <= 7)
     low, high = math.floor(min(values) / step) * step, math.ceil(max(values) / step) * step
     place = math.log if p.log else float
     first, last = place(p.ticks[0]), place(p.ticks[-1])
-    margin = (last - first) * (0.04 if p.joined else 0.5 / (len(p.ticks) - 1)) or 1.0
+    margin = (last - first) * (0.04 if p.joined else 0.5 / max(1, len(p.ticks) - 1)) or 1.0
 
     def at_x(x: float) -> float:
         share = (place(x) - first + margin) / (last - first + 2 * margin)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from against_torch import write_random_model
+from random_model import write_random_model
 from soak import resident_mib
 
 import rtfm_rt

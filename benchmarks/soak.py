@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from against_torch import write_random_model
+from random_model import write_random_model
 
 import rtfm_rt
 from rtfm_rt.bench import machine

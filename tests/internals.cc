@@ -42,10 +42,11 @@ void* operator new(size_t bytes) {
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
-void bind_cache(py::module_& m);  // internals_cache.cc
-void bind_cuda(py::module_& m);   // internals_cuda.cc
-void bind_ops(py::module_& m);    // internals_ops.cc
-void bind_time(py::module_& m);   // internals_time.cc
+void bind_cache(py::module_& m);       // internals_cache.cc
+void bind_cuda(py::module_& m);        // internals_cuda.cc
+void bind_ops(py::module_& m);         // internals_ops.cc
+void bind_time(py::module_& m);        // internals_time.cc
+void bind_write_pass(py::module_& m);  // internals_write_pass.cc
 
 namespace {
 
@@ -127,6 +128,7 @@ PYBIND11_MODULE(_testing, m) {
   bind_cuda(m);
   bind_ops(m);
   bind_time(m);
+  bind_write_pass(m);
   m.def("tiers", &tiers);
   m.def("allocations", [] { return allocations.load(); });
   m.def("allocations_of_walk", &allocations_of_walk);
