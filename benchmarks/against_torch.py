@@ -22,7 +22,7 @@ import numpy as np
 import timing
 import torch
 import torch.nn.functional as F
-from random_model import write_random_model
+from random_model import poses, write_random_model
 
 import rtfm_rt
 from rtfm_rt.bench import machine
@@ -91,17 +91,6 @@ class Eager:
 
 
 BUNDLED = str(Path(rtfm_rt.__file__).parent / "models" / "rooms.safetensors")
-
-
-def poses(count: int) -> list[np.ndarray]:
-    result = []
-    for i in range(count):
-        a, pose = 0.15 * i, np.eye(4)
-        pose[0, 0] = pose[2, 2] = np.cos(a)
-        pose[0, 2], pose[2, 0] = np.sin(a), -np.sin(a)
-        pose[0, 3] = 0.1 * i
-        result.append(pose)
-    return result
 
 
 def contestants(path: str, pages: int, threads: int) -> dict[str, Any]:

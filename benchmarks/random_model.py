@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model files of any size, for benchmarks of speed."""
+"""Model files of any size and poses to step to, for benchmarks of speed."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 
 from rtfm_rt.convert import make_manifest
 from rtfm_rt.reference import Config, FrameDiT
@@ -23,3 +25,15 @@ def write_random_model(path: Path, config: Config) -> None:
     source = {"file": "random", "sha256": "0" * 64}
     manifest = make_manifest(config, name="random", licence="Apache-2.0", source=source)
     path.write_bytes(safetensors.torch.save(state, {"rtfm": json.dumps(manifest)}))
+
+
+def poses(count: int) -> list[NDArray[np.float64]]:
+    """Camera-to-world matrices along a gentle curve."""
+    result = []
+    for i in range(count):
+        a, pose = 0.15 * i, np.eye(4)
+        pose[0, 0] = pose[2, 2] = np.cos(a)
+        pose[0, 2], pose[2, 0] = np.sin(a), -np.sin(a)
+        pose[0, 3] = 0.1 * i
+        result.append(pose)
+    return result

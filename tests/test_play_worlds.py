@@ -305,21 +305,27 @@ def test_nonsense_about_worlds_is_shown_the_door(page: Page, text: str) -> None:
     assert "expected" in page.wait_for("error")["error"]
 
 
-def test_who_leaves_while_saving_has_saved(
-    site: Site, page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, gone = threading.Event(), threading.Event()
+def begin_slow_save(page: Page, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Asks for a save and returns when it writes; it goes on when the event is set."""
+    begun, go_on = threading.Event(), threading.Event()
     write = world_files._write
 
     def slow(*values: Any) -> None:
         begun.set()
-        assert gone.wait(10)
+        assert go_on.wait(10)
         write(*values)
 
     monkeypatch.setattr(world_files, "_write", slow)
     page.look()
     page.say(save=True)
     assert begun.wait(10)
+    return go_on
+
+
+def test_who_leaves_while_saving_has_saved(
+    site: Site, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = begin_slow_save(page, monkeypatch)
     page.socket.close()
     gone.set()
     until = time.monotonic() + 10
@@ -330,18 +336,7 @@ def test_who_leaves_while_saving_has_saved(
 
 
 def test_one_errand_at_a_time(site: Site, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, done = threading.Event(), threading.Event()
-    write = world_files._write
-
-    def slow(*values: Any) -> None:
-        begun.set()
-        assert done.wait(10)
-        write(*values)
-
-    monkeypatch.setattr(world_files, "_write", slow)
-    page.look()
-    page.say(save=True)
-    assert begun.wait(10)
+    done = begin_slow_save(page, monkeypatch)
     page.say(save=True)  # once more is no other save
     assert "One thing at a time" in site.upload(page, b"", "worlds")[1]["error"]
     assert page.walk(FORWARD, 5)[-1].place[1] > 0  # and the walk goes on

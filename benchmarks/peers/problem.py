@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from benchmarks.random_model import write_random_model
+from benchmarks.random_model import poses, write_random_model
 from rtfm_rt.reference import Config, FrameDiT, View, lift, load, projection
 
 PATCH = 8
@@ -81,18 +80,6 @@ def modulation(model: FrameDiT, t: float) -> torch.Tensor:
     table = torch.stack([model.modulation(t) + block.modulation for block in model.blocks])
     table[:, [1, 4]] += 1
     return table
-
-
-def poses(count: int) -> list[NDArray[np.float64]]:
-    """Camera-to-world matrices along a gentle curve."""
-    result = []
-    for i in range(count):
-        a, pose = 0.15 * i, np.eye(4)
-        pose[0, 0] = pose[2, 2] = np.cos(a)
-        pose[0, 2], pose[2, 0] = np.sin(a), -np.sin(a)
-        pose[0, 3] = 0.1 * i
-        result.append(pose)
-    return result
 
 
 def gflop(config: Config, pages: int) -> float:

@@ -215,32 +215,32 @@ Status workspace(Context* c, int64_t bytes, void** memory) {
   return Status::ok;
 }
 
-Status matmul(Context* c, const MatmulArgs* a) {
+// One of the tensor ops, with `bytes` of workspace.
+template <class Args>
+Status run_tensor_op(Context* c, const Args* a, int64_t bytes,
+                     cudaError_t (TensorOps::*op)(const Args&, void*, cudaStream_t) const,
+                     const char* what) {
   if (c->failed) return Status::failed;
   const OnDevice on(c);
   void* memory;
-  const Status status = workspace(c, c->tensor_ops.matmul_workspace(a->rows, a->n, a->k), &memory);
+  const Status status = workspace(c, bytes, &memory);
   if (status != Status::ok) return status;
-  return check(c, c->tensor_ops.matmul(*a, memory, c->stream), "matmul");
+  return check(c, (c->tensor_ops.*op)(*a, memory, c->stream), what);
+}
+
+Status matmul(Context* c, const MatmulArgs* a) {
+  const int64_t bytes = c->tensor_ops.matmul_workspace(a->rows, a->n, a->k);
+  return run_tensor_op(c, a, bytes, &TensorOps::matmul, "matmul");
 }
 
 Status quantized_matmul(Context* c, const MatmulArgs* a) {
-  if (c->failed) return Status::failed;
-  const OnDevice on(c);
-  void* memory;
   const int64_t bytes = c->tensor_ops.quantized_matmul_workspace(a->rows, a->n, a->k);
-  const Status status = workspace(c, bytes, &memory);
-  if (status != Status::ok) return status;
-  return check(c, c->tensor_ops.quantized_matmul(*a, memory, c->stream), "matmul in e4m3");
+  return run_tensor_op(c, a, bytes, &TensorOps::quantized_matmul, "matmul in e4m3");
 }
 
 Status attention(Context* c, const AttentionArgs* a) {
-  if (c->failed) return Status::failed;
-  const OnDevice on(c);
-  void* memory;
-  const Status status = workspace(c, c->tensor_ops.attention_workspace(*a), &memory);
-  if (status != Status::ok) return status;
-  return check(c, c->tensor_ops.attention(*a, memory, c->stream), "attention");
+  const int64_t bytes = c->tensor_ops.attention_workspace(*a);
+  return run_tensor_op(c, a, bytes, &TensorOps::attention, "attention");
 }
 
 template <auto kOp, class Args>
