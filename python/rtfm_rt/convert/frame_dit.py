@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from rtfm_rt._core import ModelError, read_info
-from rtfm_rt.reference import Config, FrameDiT, View, load
+from rtfm_rt._core import ModelError
+from rtfm_rt.convert.common import (
+    check_finite,
+    describe,
+    open_checkpoint,
+    refuse_pickle,
+    stored_dtype,
+    write_model,
+)
+from rtfm_rt.reference.frame_dit import Config, FrameDiT, View, load
 
 # Trainer's name -> ours; {} is the block's number.
 NAMES = {
@@ -44,6 +48,12 @@ BLOCK_NAMES = {
 }
 METADATA = ("image", "patch", "width", "layers", "heads")
 MAX_SIZE = 65536
+UNPICKLE = (
+    'python -c "import torch, safetensors.torch as s; '
+    "c = torch.load('{path}', weights_only=True); "
+    "s.save_file(c['net'], 'checkpoint.safetensors', dict(zip("
+    "('image', 'patch', 'width', 'layers', 'heads'), map(str, c['cfg'].values()))))\""
+)
 FOCAL = 0.5 / math.tan(math.radians(75 / 2))  # the trainer's cameras: 75 degrees across
 RETRIEVAL = {
     "context": 4,
@@ -120,67 +130,38 @@ def convert(
     metre. retrieval: entries that replace the defaults. The same input gives the same bytes; `out`
     is replaced only when all of it is written and checked. Raises ModelError.
     """
-    if dtype not in ("bfloat16", "float32"):
-        raise ModelError(f"dtype: expected 'bfloat16' or 'float32', got {dtype!r}")
-    source, target = Path(checkpoint), Path(out)
-    content = _read_bytes(source)
-    metadata, tensors = _open(source, content)
+    matrices = stored_dtype(dtype)
+    source = Path(checkpoint)
+    metadata, tensors = _open(source)
     config = _config(source, metadata, tensors, world_scale)
     state = _rename(source, config, tensors)
     manifest = make_manifest(
         config,
         name=name,
         licence=licence,
-        source={"file": source.name, "sha256": hashlib.sha256(content).hexdigest()},
+        source=describe([source]),
         steps=steps,
         tables=tables,
         fx=fx,
         fy=fy,
         retrieval=retrieval,
     )
-    stored = {key: value.to(_stored_dtype(key, value, dtype)) for key, value in state.items()}
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        _write(scratch, safetensors.torch.save(stored, {"rtfm": text}))
-        info = read_info(str(scratch))  # the runtime's own reader has the last word
-        _check_forward(scratch, config, state, exact=dtype == "float32")
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return info
+    stored = {
+        name: tensor.to(torch.float32 if _small(name, tensor) else matrices)
+        for name, tensor in state.items()
+    }
+    exact = dtype == "float32"
+    return write_model(
+        out, manifest, stored, lambda path: _check_forward(path, config, state, exact=exact)
+    )
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror
-        raise ModelError(f"{path}: expected a readable checkpoint, got: {reason}") from error
-    # A header length may begin with these bytes too; then the ninth is the header's brace.
-    if content.startswith((b"PK", b"\x80")) and content[8:9] != b"{":
-        raise ModelError(
-            f"{path}: expected a .safetensors checkpoint, got a pickle, which could run code; "
-            'convert it with: python -c "import torch, safetensors.torch as s; '
-            f"c = torch.load('{path}', weights_only=True); "
-            "s.save_file(c['net'], 'checkpoint.safetensors', dict(zip("
-            "('image', 'patch', 'width', 'layers', 'heads'), map(str, c['cfg'].values()))))\""
-        )
-    return content
-
-
-def _open(path: Path, content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors (as float32) of a checkpoint."""
-    try:
-        tensors = safetensors.torch.load(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: expected a .safetensors checkpoint, got: {error}") from error
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ModelError(f"{path}: {name}: expected finite floating-point numbers")
-    return metadata, {name: tensor.float() for name, tensor in tensors.items()}
+    refuse_pickle(path, UNPICKLE)
+    checkpoint = open_checkpoint(path)
+    check_finite(path, checkpoint.tensors)
+    return checkpoint.metadata, {name: t.float() for name, t in checkpoint.tensors.items()}
 
 
 def _config(
@@ -238,17 +219,9 @@ def _rename(path: Path, config: Config, tensors: dict[str, Tensor]) -> dict[str,
     return state
 
 
-def _stored_dtype(name: str, tensor: Tensor, dtype: str) -> torch.dtype:
-    """Large matrices as asked; vectors, modulation tables and the time network stay float32."""
-    small = tensor.ndim < 2 or name.endswith("modulation") or name.startswith("time.")
-    return torch.float32 if small else getattr(torch, dtype)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _small(name: str, tensor: Tensor) -> bool:
+    """Vectors, modulation tables and the time network, which stay float32."""
+    return tensor.ndim < 2 or name.endswith("modulation") or name.startswith("time.")
 
 
 def _check_forward(path: Path, config: Config, state: dict[str, Tensor], *, exact: bool) -> None:
