@@ -204,6 +204,7 @@ void time_attention(const TensorOps& ops, int64_t tokens, int64_t slots, int64_t
                     .slots = slots,
                     .tokens = tokens,
                     .heads = heads,
+                    .kv_heads = heads,
                     .dim = dim});
   void* workspace = hold(std::max<int64_t>(ops.attention_workspace(args[0]), 256));
   CHECK(cudaMemset(args[0].y, 0xff, size_t(tokens * stride * 2)));

@@ -21,6 +21,13 @@ constexpr int64_t size_of(DType t) { return t == DType::f32 ? 4 : t == DType::bf
 // A page holds, for each layer, K then V, each [heads, tokens, dim] operand.
 
 constexpr int kMaxPages = 32;
+constexpr int kMaxActions = 320;
+
+// A pinhole camera in the gauge of a model, principal point in the middle.
+struct Camera {
+  float pose[12];  // camera-to-world, row-major 3x4
+  float fx, fy;    // in units of image width and height
+};
 
 // What differs from step to step. It lies in device memory, where ops read it, so that work
 // recorded once can be launched again for other pages, poses and frames.
@@ -29,12 +36,17 @@ struct StepInputs {
   float transforms[kMaxPages][16];  // its M, row-major 4x4: P_query · P_page⁻¹
   uint64_t seed, frame;             // of the noise
   void* page;                       // that a read pass fills
+  Camera camera;                    // of the frame
+  float actions[kMaxActions];       // that lead to the frame
 };
 
 enum class Epilogue : uint8_t {
-  store,          // y = r                      y: f32
-  gelu,           // y = gelu_tanh(r)           y: operand
-  gated_residual  // y += gate * r              y: f32
+  store,           // y = r                      y: f32
+  gelu,            // y = gelu_tanh(r)           y: operand
+  gated_residual,  // y += gate * r              y: f32
+  gelu_erf,        // y = gelu(r), exact         y: operand
+  silu,            // y = r * sigmoid(r)         y: operand
+  relu             // y = max(r, 0)              y: operand
 };
 
 // r[rows, n] = x[rows, k] · wᵀ + bias, then the epilogue.
@@ -42,14 +54,17 @@ struct MatmulArgs {
   const void* x;      // [rows, k] operand
   const void* w;      // [n, k] as pack_weight left it
   const float* bias;  // [n], or null for none
-  const float* gate;  // [n], gated_residual only
+  const float* gate;  // [n], gated_residual only; null for ones
   void* y;            // [rows, n]
   int64_t x_stride, y_stride;
   int64_t rows, n, k;
   Epilogue epilogue;
 };
 
-// y = x / sqrt(mean(x²) + eps) * scale + shift, row by row. `scale` already holds the 1 + of adaLN.
+enum class Norm : uint8_t { rms, layer };
+
+// y = x / sqrt(mean(x²) + eps) * scale + shift, row by row; layer: of x less its mean. `scale`
+// already holds the 1 + of adaLN.
 struct NormModulateArgs {
   const float* x;      // [rows, cols]
   const float* scale;  // [cols]
@@ -58,44 +73,50 @@ struct NormModulateArgs {
   int64_t x_stride, y_stride;
   int64_t rows, cols;
   float eps;
+  Norm norm;
 };
 
-// Splits qkv into heads; q and k: RMS norm over dim, times gain, then the upper half of dim turns
-// by the 2-D RoPE angles (half-split pairs i, i + dim/4). q is scaled for a softmax in powers of
-// two (log2(e)/sqrt(dim)). K and V go, camera-local, into context slot `slot` and, in a read pass,
-// to inputs->page.
+// Brings queries, keys and values into the heads that attention reads. q and k: RMS norm over dim,
+// times gain, then the last 2 * rope dims turn by the angles of their token (half-split pairs i,
+// i + rope). q is scaled for a softmax in powers of two (log2(e)/sqrt(dim)). K and V go into context
+// slot `slot` and, where there are inputs, to layer `layer` of inputs->page.
 struct QkvSplitArgs {
-  const float* qkv;          // [tokens, 3 * heads * dim], columns (q|k|v, head, dim)
-  const float* q_gain;       // [dim]
-  const float* k_gain;       // [dim]
-  const float* cos;          // [tokens, dim / 4]
-  const float* sin;          // [tokens, dim / 4]
-  void* q;                   // query_bytes(heads, tokens, dim)
-  void* slot;                // one context slot
+  const float* q;            // [tokens, heads * dim]; null for no queries
+  const float* k;            // [tokens, kv_heads * dim]; null for neither keys nor values
+  const float* v;            // [tokens, kv_heads * dim]
+  const float* q_gain;       // [dim]; null for no norm
+  const float* k_gain;       // [dim]; null for no norm
+  const float* cos;          // [tokens, rope]
+  const float* sin;          // [tokens, rope]
+  void* query;               // query_bytes(heads, tokens, dim)
+  void* slot;                // one context slot; null for none
   const StepInputs* inputs;  // null for no page
   int64_t layer;             // of the page
-  int64_t qkv_stride;
-  int64_t tokens, heads, dim;
+  int64_t stride;            // of q, k and v
+  int64_t tokens, heads, kv_heads, dim, rope;
   float eps;
 };
 
-// Brings inputs->pages[0..pages) into context slots 1..pages of every layer, as the query camera
-// sees them: in every group of 4 consecutive dims of the lower half, k ← M k and v ← M v.
+// Brings inputs->pages[first_page ...] into context slots 1..pages of `layers` layers of the context,
+// as the query camera sees them: in every group of 4 consecutive dims of the first camera_dims,
+// k ← M k and v ← M v. heads: of keys and values.
 struct GatherArgs {
   const StepInputs* inputs;
   void* context;  // [layers, slots] of slot_bytes
-  int64_t pages;
+  int64_t first_page, pages;
   int64_t slots, slot_bytes;
-  int64_t layers, tokens, heads, dim;
+  int64_t first_layer, layers;  // of the pages
+  int64_t tokens, heads, dim, camera_dims;
 };
 
-// y = w·v / Σw, w = 2^(q · kᵀ), over all keys of `slots` consecutive context slots, head by head.
+// y = w·v / Σw, w = 2^(q · kᵀ), over all keys of `slots` consecutive context slots, head by head;
+// heads / kv_heads consecutive query heads share a head of keys and values.
 struct AttentionArgs {
   const void* q;        // query_bytes(heads, tokens, dim)
-  const void* context;  // [slots] of slot_bytes(heads, tokens, dim)
+  const void* context;  // [slots] of slot_bytes(kv_heads, tokens, dim)
   void* y;              // [tokens, heads * dim] operand
   int64_t y_stride;
-  int64_t slots, tokens, heads, dim;
+  int64_t slots, tokens, heads, kv_heads, dim;
 };
 
 // One step of any linear sampler: x ← a·x + b·x0 + c·noise, and the operand copy of x that the next
@@ -150,6 +171,9 @@ class Backend {
   virtual DType operand_dtype() const = 0;                        // also the dtype of pages
   virtual DType weight_dtype() const { return operand_dtype(); }  // or e4m3, a scale for each row
   virtual int threads() const = 0;  // host threads that compute; 1 on a GPU
+  // Whether it has what frame_dit needs only: rms norm, the first three epilogues, as many heads of
+  // keys as of queries, and none of the ops that refuse below.
+  virtual bool only_frame_dit() const { return false; }
 
   // Memory, zero-filled, aligned for every op. Kernels rely on the zeros of the padding. These two
   // may be called from any thread.

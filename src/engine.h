@@ -8,43 +8,36 @@
 #include <vector>
 
 #include "src/model.h"
-#include "src/pose.h"
-#include "src/sampler.h"
 
 namespace rtfm {
 
-struct ContextPage {
-  const std::byte* page;
-  Mat4 transform;  // from its camera to the one of the frame
-};
-
-// Holds nothing between two calls that the next one depends on. One thread at a time.
+// Holds nothing from one shot to the next that it depends on. One thread at a time.
 class Engine {
  public:
   // context: the most pages that a frame attends to. threads: 0 for one per CPU.
   Engine(std::shared_ptr<const Model> model, int context, int threads);
 
-  // Gather → denoise → decode, to image [height, width, 3].
-  void render(std::span<const ContextPage> context, int steps, uint64_t seed, uint64_t frame,
-              uint8_t* image);
-  // The read pass, from pixels [height, width, 3]: a page can be made again at any time.
-  void encode(const uint8_t* image, std::byte* page);
+  // The frame of a shot, to images [images, height, width, 3].
+  void render(const Shot& shot, int steps, uint8_t* images);
+  // The page of a frame, from the same images. Where the family goes by poses it attends to nothing,
+  // so that it can be made again at any time.
+  void encode(const Shot& shot, const uint8_t* images, std::byte* page);
+  // Families that go by actions: the page of the frame that was rendered last, of the same shot; and
+  // a page made again from what it holds of its frame.
+  void keep(const Shot& shot, std::byte* page);
+  void renew(const Shot& shot, std::byte* page);
   void finish() { backend_->finish(); }  // pages are readable by another engine after this
 
   int threads() const { return backend_->threads(); }
 
  private:
   void warm_up();
-  void write_pass(int pages, int steps);
-  void read_pass();
-  void launch_write(int pages, int steps);
-  void launch_read();
+  void launch_write(const Shot& shot, int steps);
+  void launch_read(const Shot& shot, std::byte* page);
 
   std::shared_ptr<const Model> model_;
   std::shared_ptr<Backend> backend_;
-  Workspace workspace_;
-  Buffer image_;         // [height, width, 3] uint8 on the device: what came in or goes out
-  StepInputs inputs_{};  // what workspace_.inputs gets before a pass
+  std::unique_ptr<Passes> passes_;
   int64_t context_;
   std::vector<std::unique_ptr<Recording>> writings_;  // [sampler tables, pages]
   std::unique_ptr<Recording> reading_;

@@ -30,6 +30,15 @@ void Linear::operator()(Backend& backend, const Tensor& x, const Tensor& y) cons
 void Linear::gelu(Backend& backend, const Tensor& x, const Tensor& y) const {
   run(backend, x, y, nullptr, Epilogue::gelu);
 }
+void Linear::gelu_erf(Backend& backend, const Tensor& x, const Tensor& y) const {
+  run(backend, x, y, nullptr, Epilogue::gelu_erf);
+}
+void Linear::silu(Backend& backend, const Tensor& x, const Tensor& y) const {
+  run(backend, x, y, nullptr, Epilogue::silu);
+}
+void Linear::relu(Backend& backend, const Tensor& x, const Tensor& y) const {
+  run(backend, x, y, nullptr, Epilogue::relu);
+}
 void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
                        const Tensor& y) const {
   run(backend, x, y, gate, Epilogue::gated_residual);
@@ -37,7 +46,8 @@ void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
 
 void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float* gate,
                  Epilogue epilogue) const {
-  const DType wanted = epilogue == Epilogue::gelu ? backend.operand_dtype() : DType::f32;
+  const bool f32 = epilogue == Epilogue::store || epilogue == Epilogue::gated_residual;
+  const DType wanted = f32 ? DType::f32 : backend.operand_dtype();
   check<Error>(x.cols == k_ && y.cols == n_ && x.rows == y.rows && y.dtype == wanted &&
                    x.dtype == backend.operand_dtype(),
                "[", name_, "] expected [rows, ", k_, "] -> [rows, ", n_, "], got [", x.rows, ", ",
@@ -55,8 +65,8 @@ void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float
                   .epilogue = epilogue});
 }
 
-void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
-                   const Tensor& y) {
+static void norm_modulate(Backend& backend, const Tensor& x, const float* scale,
+                          const float* shift, Norm norm, float eps, const Tensor& y) {
   check<Error>(x.rows == y.rows && x.cols == y.cols && x.dtype == DType::f32 &&
                    y.dtype == backend.operand_dtype(),
                "[norm_modulate] expected f32 and operand matrices of one shape, got [", x.rows,
@@ -69,7 +79,35 @@ void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const 
                          .y_stride = y.stride,
                          .rows = x.rows,
                          .cols = x.cols,
-                         .eps = kNormEps});
+                         .eps = eps,
+                         .norm = norm});
+}
+
+void rms_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                  float eps, const Tensor& y) {
+  norm_modulate(backend, x, scale, shift, Norm::rms, eps, y);
+}
+void layer_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                    float eps, const Tensor& y) {
+  norm_modulate(backend, x, scale, shift, Norm::layer, eps, y);
+}
+
+void patchify(Backend& backend, const Picture& picture, int patch, const Tensor& tokens) {
+  backend.patchify({.image = reinterpret_cast<const uint8_t*>(picture.pixels),
+                    .tokens = tokens.data,
+                    .tokens_stride = tokens.stride,
+                    .height = picture.height,
+                    .width = picture.width,
+                    .patch = patch});
+}
+
+void unpatchify(Backend& backend, const Tensor& tokens, int patch, const Picture& picture) {
+  backend.unpatchify({.tokens = static_cast<const float*>(tokens.data),
+                      .image = reinterpret_cast<uint8_t*>(picture.pixels),
+                      .tokens_stride = tokens.stride,
+                      .height = picture.height,
+                      .width = picture.width,
+                      .patch = patch});
 }
 
 }  // namespace rtfm

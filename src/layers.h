@@ -31,7 +31,10 @@ class Linear {
 
   void operator()(Backend& backend, const Tensor& x, const Tensor& y) const;  // y: f32
   void gelu(Backend& backend, const Tensor& x, const Tensor& y) const;        // y: operand
-  // y += gate * (x · weightᵀ + bias); gate [n] on the device
+  void gelu_erf(Backend& backend, const Tensor& x, const Tensor& y) const;    // exact
+  void silu(Backend& backend, const Tensor& x, const Tensor& y) const;
+  void relu(Backend& backend, const Tensor& x, const Tensor& y) const;
+  // y += gate * (x · weightᵀ + bias); gate [n] on the device, null for ones
   void add_gated(Backend& backend, const Tensor& x, const float* gate, const Tensor& y) const;
 
  private:
@@ -42,10 +45,17 @@ class Linear {
   Buffer weight_, bias_;
 };
 
-// y = rms(x) * scale + shift, without a weight of its own; scale, shift [cols] on the device
-void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
-                   const Tensor& y);
+// y = norm(x) * scale + shift, without a weight of its own; scale, shift [cols] on the device
+void rms_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                  float eps, const Tensor& y);
+void layer_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                    float eps, const Tensor& y);
 
-constexpr float kNormEps = 1e-6f;
+struct Picture {  // [height, width, 3] uint8 on the device
+  std::byte* pixels;
+  int64_t height, width;
+};
+void patchify(Backend& backend, const Picture& picture, int patch, const Tensor& tokens);
+void unpatchify(Backend& backend, const Tensor& tokens, int patch, const Picture& picture);
 
 }  // namespace rtfm

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a model file says of itself: the JSON manifest in its metadata, and the tensors that follow
-// from it. docs/model_format.md is the same in prose.
+// What the manifests of all families say, as JSON in a model file's metadata. docs/model_format.md is
+// the same in prose; what only one family says is in src/models.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "src/safetensors.h"
+#include "src/section.h"
 
 namespace rtfm {
 
@@ -23,13 +24,27 @@ struct RetrievalDefaults {
   double commit_below;         // a generated frame with less support is kept
 };
 
+// One number of what leads from frame to frame, and how far it seems to move the camera.
+struct Action {
+  std::string name;
+  double min, max;
+  std::array<double, 3> move;  // metres per unit: right, down, forward of the camera's heading
+  std::array<double, 2> turn;  // degrees per unit: to the right, up
+};
+
+// Families that go from frame to frame by actions: frame i attends to the `recent` frames before it,
+// and to those before them whose number is a multiple of `every` and above i - within.
+struct Sequence {
+  int recent = 0, every = 0, within = 0;  // every: 0 for none
+  bool renew = false;  // once a frame has left the window, the pages of the others are made again
+};
+
 struct Manifest {
-  std::string name, licence;
+  std::string family, name, licence;
   std::string source_file, source_sha256;  // the checkpoint it was made from
 
-  int image_height, image_width;  // pixels, multiples of patch
-  int patch;
-  int width, layers, heads, head_dim, mlp;  // heads * head_dim == width
+  int image_height, image_width;  // pixels
+  int images = 1;                 // in a frame, one after the other in time
 
   double fx, fy;       // default intrinsics, in units of image width and height
   double world_scale;  // model units per metre
@@ -39,28 +54,20 @@ struct Manifest {
 
   RetrievalDefaults retrieval;
 
-  int tokens() const { return (image_height / patch) * (image_width / patch); }
-  int token_size() const { return 3 * patch * patch; }
+  std::vector<Action> actions;  // none: the family goes by poses
+  Sequence sequence;            // with actions only
+
+  bool by_actions() const { return !actions.empty(); }
   int64_t image_bytes() const { return int64_t{3} * image_height * image_width; }
+  int64_t frame_bytes() const { return images * image_bytes(); }
 };
 
-// Throws ModelError for anything but a complete manifest of format 1 with every value in range.
-Manifest parse_manifest(std::string_view json);
+// Refuses what a newer rtfm_rt has written, before anything else can look wrong because of it, and
+// returns the family.
+std::string check_version(const Section& root);
 
-// Name -> shape of every tensor that such a model has.
-std::map<std::string, std::vector<int64_t>> expected_tensors(const Manifest& manifest);
-
-// Throws ModelError naming the first tensor that is missing, unknown or of another shape.
-void check_tensors(const Manifest& manifest, const Safetensors& file);
-
-struct ModelFile {
-  Manifest manifest;
-  std::string manifest_json;  // as stored
-  Safetensors weights;        // with data
-  int64_t parameters;
-};
-
-// Opens a model file and checks all of it, the numbers included. Throws ModelError.
-ModelFile load_model_file(const std::string& path);
+// All but the sequence. own: the keys that the family adds at the root; "actions" when it goes by
+// actions. max_time: the largest t of a sampler row. Throws ModelError.
+Manifest parse_manifest(const Section& root, std::vector<std::string_view> own, double max_time);
 
 }  // namespace rtfm

@@ -5,8 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "src/manifest.h"
-#include "src/models/frame_dit.h"
+#include "src/families.h"
 
 namespace rtfm {
 
@@ -19,7 +18,7 @@ class Model {
   const Manifest& manifest() const { return manifest_; }
   const std::string& manifest_json() const { return manifest_json_; }
   const std::string& path() const { return path_; }
-  const FrameDit& network() const { return *network_; }
+  const Network& network() const { return *network_; }
   const std::shared_ptr<Backend>& backend() const { return backend_; }  // for memory only
   int64_t parameters() const { return parameters_; }
   std::string device() const;
@@ -36,7 +35,7 @@ class Model {
   Manifest manifest_;
   int64_t parameters_;
   std::shared_ptr<Backend> backend_;
-  std::unique_ptr<FrameDit> network_;
+  std::unique_ptr<Network> network_;
 };
 
 }  // namespace rtfm

@@ -8,7 +8,6 @@
 #include <span>
 
 #include "src/check.h"
-#include "src/sampler.h"
 
 namespace rtfm {
 namespace {
@@ -93,7 +92,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       engines_(std::make_shared<Engines>(model_, *options_.context, options_.threads)),
       engine_(engines_->take()),
       memory_(model_->backend(), retrieval(options_, model_->manifest()),
-              model_->network().page_layout(*model_->backend()).bytes(),
+              model_->network().page_bytes(*model_->backend()),
               model_->manifest().image_bytes(), *options_.memory_budget) {
   for (size_t i = 0; i < kPooledFrames; ++i)
     pool_.push_back(std::make_shared<Pixels>(size_t(model_->manifest().image_bytes())));
@@ -271,8 +270,10 @@ Frame Session::generate(const View& view, const Context& context, int steps) {
   Frame frame{
       .pixels = borrow_pixels(), .height = m.image_height, .width = m.image_width, .view = view};
   const Clock::time_point start = Clock::now();
-  engine().render({context.pages, size_t(context.count)}, steps, options_.seed, uint64_t(next_id_),
-                  frame.pixels->data());
+  engine().render({.context = {context.pages, size_t(context.count)},
+                   .seed = options_.seed,
+                   .frame = uint64_t(next_id_)},
+                  steps, frame.pixels->data());
   denoising_ = seconds_since(start);
   frame.id = next_id_;
   frame.steps = steps;
@@ -283,7 +284,7 @@ Frame Session::generate(const View& view, const Context& context, int steps) {
 }
 
 const std::byte* Session::encode(int32_t slot, std::byte* page) {
-  engine().encode(memory_.image(slot), page);
+  engine().encode({}, memory_.image(slot), page);
   return page;
 }
 

@@ -123,7 +123,7 @@ static std::array<Range, 5> matmul_ranges(const MatmulArgs& a, int64_t weight_by
   return {{{a.x, rows_of(a.rows, a.k, a.x_stride, 2)},
            {a.w, weight_bytes},
            {a.bias, a.bias ? a.n * 4 : 0},
-           {a.gate, a.epilogue == Epilogue::gated_residual ? a.n * 4 : 0},
+           {a.gate, a.gate ? a.n * 4 : 0},
            {a.y, rows_of(a.rows, a.n, a.y_stride, y)}}};
 }
 
@@ -141,15 +141,18 @@ std::array<Range, 4> ranges(const NormModulateArgs& a) {
            {a.y, rows_of(a.rows, a.cols, a.y_stride, 2)}}};
 }
 
-std::array<Range, 8> ranges(const QkvSplitArgs& a) {
-  const int64_t angles = a.tokens * (a.dim / 4) * 4;
-  return {{{a.qkv, rows_of(a.tokens, 3 * a.heads * a.dim, a.qkv_stride, 4)},
-           {a.q_gain, a.dim * 4},
-           {a.k_gain, a.dim * 4},
+std::array<Range, 10> ranges(const QkvSplitArgs& a) {
+  const int64_t angles = a.tokens * a.rope * 4, gain = a.dim * 4;
+  const int64_t keys = a.k ? rows_of(a.tokens, a.kv_heads * a.dim, a.stride, 4) : 0;
+  return {{{a.q, a.q ? rows_of(a.tokens, a.heads * a.dim, a.stride, 4) : 0},
+           {a.k, keys},
+           {a.v, keys},
+           {a.q_gain, a.q_gain ? gain : 0},
+           {a.k_gain, a.k_gain ? gain : 0},
            {a.cos, angles},
            {a.sin, angles},
-           {a.q, a.heads * padded_queries(a.tokens) * a.dim * 2},
-           {a.slot, 2 * a.heads * padded_keys(a.tokens) * a.dim * 2},
+           {a.query, a.q ? a.heads * padded_queries(a.tokens) * a.dim * 2 : 0},
+           {a.slot, a.slot ? 2 * a.kv_heads * padded_keys(a.tokens) * a.dim * 2 : 0},
            {a.inputs, a.inputs ? int64_t(sizeof(StepInputs)) : 0}}};
 }
 

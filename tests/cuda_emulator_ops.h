@@ -22,7 +22,7 @@ struct QuantizedMatmul {
 std::array<Range, 5> ranges(const MatmulArgs& a);
 std::array<Range, 5> ranges(const QuantizedMatmul& a);
 std::array<Range, 4> ranges(const NormModulateArgs& a);
-std::array<Range, 8> ranges(const QkvSplitArgs& a);
+std::array<Range, 10> ranges(const QkvSplitArgs& a);
 std::array<Range, 2> ranges(const GatherArgs& a);
 std::array<Range, 3> ranges(const AttentionArgs& a);
 std::array<Range, 4> ranges(const SamplerArgs& a);

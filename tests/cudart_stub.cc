@@ -125,6 +125,7 @@ int run_attention(const void* q, const void* context, void* y, int64_t y_stride,
                               .slots = slots,
                               .tokens = tokens,
                               .heads = heads,
+                              .kv_heads = heads,
                               .dim = dim};
   return ops->attention(a, reserve(ops->attention_workspace(a)), nullptr);
 }

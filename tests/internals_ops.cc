@@ -11,6 +11,7 @@
 #include "src/check.h"
 #include "src/device.h"
 #include "src/model.h"
+#include "src/models/frame_dit.h"
 #include "src/sampler.h"
 
 namespace py = pybind11;
@@ -157,7 +158,8 @@ struct Device {
                       .y_stride = out.view().stride,
                       .rows = x.shape(0),
                       .cols = x.shape(1),
-                      .eps = eps});
+                      .eps = eps,
+                      .norm = Norm::rms});
     return dense(out);
   }
 
@@ -185,32 +187,40 @@ struct Device {
     }
     step.page = held.back().data();
     const Buffer inputs = upload_inputs(b, step);
-    b->qkv_split({.qkv = static_cast<const float*>(in.view().data),
+    const float* rows_in = static_cast<const float*>(in.view().data);
+    b->qkv_split({.q = rows_in,
+                  .k = rows_in + heads * dim,
+                  .v = rows_in + 2 * heads * dim,
                   .q_gain = floats(qg),
                   .k_gain = floats(kg),
                   .cos = floats(c),
                   .sin = floats(s),
-                  .q = q.data(),
+                  .query = q.data(),
                   .slot = context.data(),
                   .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
                   .layer = 0,
-                  .qkv_stride = in.view().stride,
+                  .stride = in.view().stride,
                   .tokens = tokens,
                   .heads = heads,
+                  .kv_heads = heads,
                   .dim = dim,
+                  .rope = dim / 4,
                   .eps = eps});
     Array k({heads, tokens, dim}), v({heads, tokens, dim});
     from_operand(*b, held.back().data(), rows, dim, dim, k.mutable_data());
     from_operand(*b, held.back().data() + half, rows, dim, dim, v.mutable_data());
     b->gather({.inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
                .context = context.data(),
+               .first_page = 0,
                .pages = slots - 1,
                .slots = slots,
                .slot_bytes = slot_bytes,
+               .first_layer = 0,
                .layers = 1,
                .tokens = tokens,
                .heads = heads,
-               .dim = dim});
+               .dim = dim,
+               .camera_dims = dim / 2});
     const Matrix out(b, tokens, heads * dim, b->operand_dtype());
     b->attention({.q = q.data(),
                   .context = context.data(),
@@ -219,6 +229,7 @@ struct Device {
                   .slots = slots,
                   .tokens = tokens,
                   .heads = heads,
+                  .kv_heads = heads,
                   .dim = dim});
     return py::make_tuple(dense(out), k, v);
   }
@@ -276,25 +287,29 @@ struct Device {
 
 // One model and one workspace: the read and write pass, pages as f32 [layers, 2, heads, tokens,
 // dim].
-struct Network {
+struct TestNetwork {
   Model model;
+  const FrameDit& network;
   std::shared_ptr<Backend> b;
   int most_pages;
+  Buffer inputs;
   Workspace w;
   PageLayout layout;
   std::vector<Buffer> held;  // [pages + 1]; the last is what a read pass fills
 
-  Network(const std::string& path, const std::string& device, const std::string& precision,
+  TestNetwork(const std::string& path, const std::string& device, const std::string& precision,
           int threads, int pages)
       : model(path, device, precision),
+        network(dynamic_cast<const FrameDit&>(model.network())),
         b(model.make_session_backend(threads)),
         most_pages(pages),
-        w(model.network().make_workspace(b, pages)),
-        layout(model.network().page_layout(*b)) {
+        inputs(b, sizeof(StepInputs)),
+        w(network.make_workspace(b, pages, reinterpret_cast<const StepInputs*>(inputs.data()))),
+        layout(network.page_layout(*b)) {
     for (int i = 0; i <= pages; ++i) held.emplace_back(b, layout.bytes());
   }
 
-  void upload_inputs(const StepInputs& step) { b->upload(w.inputs.data(), &step, sizeof step); }
+  void upload_inputs(const StepInputs& step) { b->upload(inputs.data(), &step, sizeof step); }
 
   Array read(const Image& image) {
     const Manifest& m = model.manifest();
@@ -302,13 +317,9 @@ struct Network {
     StepInputs step{};
     step.page = held.back().data();
     upload_inputs(step);
-    b->patchify({.image = reinterpret_cast<const uint8_t*>(pixels.data()),
-                 .tokens = w.x_operand.view().data,
-                 .tokens_stride = w.x_operand.view().stride,
-                 .height = m.image_height,
-                 .width = m.image_width,
-                 .patch = m.patch});
-    model.network().read(*b, w);
+    patchify(*b, {pixels.data(), m.image_height, m.image_width}, network.sizes().patch,
+             w.x_operand);
+    network.read(*b, w);
     Array out({layout.layers, int64_t{2}, layout.heads, layout.tokens, layout.dim});
     from_operand(*b, held.back().data(), out.size() / layout.dim, layout.dim, layout.dim,
                  out.mutable_data());
@@ -325,7 +336,7 @@ struct Network {
       std::copy_n(transform.data(), 16, step.transforms[i]);
     }
     upload_inputs(step);
-    model.network().gather(*b, w, int(pages.size()));
+    network.gather(*b, w, int(pages.size()));
   }
   Array dense(const Matrix& m) {
     Array y({m.view().rows, m.view().cols});
@@ -334,12 +345,12 @@ struct Network {
   }
   void start(const Array& x) {
     w.x.upload(*b, x.data());
-    update(*b, w, 1.f, 0.f, 0.f, 0);  // the operand copy
+    update(*b, w.sampler_state(), 1.f, 0.f, 0.f, 0);  // the operand copy
   }
   Array write(const Array& x, float t, const std::vector<std::pair<Array, Array>>& pages) {
     gather(pages);
     start(x);
-    model.network().write(*b, w, t, int(pages.size()));
+    network.write(*b, w, t, int(pages.size()));
     return dense(w.x0);
   }
   // The sampler's loop from given noise.
@@ -347,8 +358,8 @@ struct Network {
     gather(pages);
     start(noise);
     for (const SamplerRow& row : model.manifest().samplers.at(steps)) {
-      model.network().write(*b, w, row.t, int(pages.size()));
-      update(*b, w, row.a, row.b, row.c, 1);
+      network.write(*b, w, row.t, int(pages.size()));
+      update(*b, w.sampler_state(), row.a, row.b, row.c, 1);
     }
     return dense(w.x);
   }
@@ -373,12 +384,12 @@ void bind_ops(py::module_& m) {
       .def("patchify", &Device::patchify, py::arg("image"), py::arg("patch"))
       .def("unpatchify", &Device::unpatchify, py::arg("tokens"), py::arg("height"),
            py::arg("width"), py::arg("patch"));
-  py::class_<Network>(m, "Network")
+  py::class_<TestNetwork>(m, "Network")
       .def(py::init<const std::string&, const std::string&, const std::string&, int, int>(),
            py::arg("path"), py::arg("device"), py::arg("precision") = "auto",
            py::arg("threads") = 0, py::arg("pages") = 9)
-      .def_property_readonly("precision", [](const Network& n) { return n.model.precision(); })
-      .def("read", &Network::read, py::arg("image"))
-      .def("write", &Network::write, py::arg("x"), py::arg("t"), py::arg("pages"))
-      .def("sample", &Network::sample, py::arg("noise"), py::arg("steps"), py::arg("pages"));
+      .def_property_readonly("precision", [](const TestNetwork& n) { return n.model.precision(); })
+      .def("read", &TestNetwork::read, py::arg("image"))
+      .def("write", &TestNetwork::write, py::arg("x"), py::arg("t"), py::arg("pages"))
+      .def("sample", &TestNetwork::sample, py::arg("noise"), py::arg("steps"), py::arg("pages"));
 }

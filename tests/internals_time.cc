@@ -102,7 +102,8 @@ std::vector<double> time_norm(const std::string& device, int64_t rows, int64_t c
                         .y_stride = y_stride,
                         .rows = rows,
                         .cols = cols,
-                        .eps = 1e-6f});
+                        .eps = 1e-6f,
+                        .norm = Norm::rms});
   });
 }
 
@@ -123,13 +124,16 @@ std::vector<double> time_gather(const std::string& device, int64_t layers, int64
   return t.time([&](int) {
     t.b->gather({.inputs = Timer::as<StepInputs>(inputs),
                  .context = context.data(),
+                 .first_page = 0,
                  .pages = pages,
                  .slots = 1 + pages,
                  .slot_bytes = slot,
+                 .first_layer = 0,
                  .layers = layers,
                  .tokens = tokens,
                  .heads = heads,
-                 .dim = dim});
+                 .dim = dim,
+                 .camera_dims = dim / 2});
   });
 }
 

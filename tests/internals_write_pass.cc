@@ -13,7 +13,7 @@
 
 #include "src/check.h"
 #include "src/model.h"
-#include "src/sampler.h"
+#include "src/models/frame_dit.h"
 
 namespace py = pybind11;
 using namespace rtfm;
@@ -97,6 +97,8 @@ class TimedBackend final : public Backend {
 struct WritePass {
   Model model;
   std::shared_ptr<Backend> b;
+  const FrameDit& network;
+  Buffer inputs;
   Workspace w;
   int pages;
 
@@ -105,20 +107,23 @@ struct WritePass {
             int threads, const Images& images, const Array& transforms, const Array& x)
       : model(path, device, precision),
         b(model.make_session_backend(threads)),
-        w(model.network().make_workspace(b, int(images.shape(0)))),
+        network(dynamic_cast<const FrameDit&>(model.network())),
+        inputs(b, sizeof(StepInputs)),
+        w(network.make_workspace(b, int(images.shape(0)),
+                                 reinterpret_cast<const StepInputs*>(inputs.data()))),
         pages(int(images.shape(0))) {
     std::vector<Buffer> held;
     StepInputs step{};
     for (int i = 0; i < pages; ++i) {
-      held.emplace_back(b, model.network().page_layout(*b).bytes());
+      held.emplace_back(b, network.page_bytes(*b));
       step.pages[i] = step.page = held.back().data();
       std::copy_n(transforms.data(i), 16, step.transforms[i]);
-      b->upload(w.inputs.data(), &step, sizeof step);
+      b->upload(inputs.data(), &step, sizeof step);
       read(images.data(i));
     }
-    model.network().gather(*b, w, pages);
+    network.gather(*b, w, pages);
     w.x.upload(*b, x.data());
-    update(*b, w, 1.f, 0.f, 0.f, 0);  // the operand copy
+    update(*b, w.sampler_state(), 1.f, 0.f, 0.f, 0);  // the operand copy
     b->finish();
   }
 
@@ -126,24 +131,20 @@ struct WritePass {
     const Manifest& m = model.manifest();
     const Buffer pixels(b, m.image_bytes());
     b->upload(pixels.data(), image, m.image_bytes());
-    b->patchify({.image = reinterpret_cast<const uint8_t*>(pixels.data()),
-                 .tokens = w.x_operand.view().data,
-                 .tokens_stride = w.x_operand.view().stride,
-                 .height = m.image_height,
-                 .width = m.image_width,
-                 .patch = m.patch});
-    model.network().read(*b, w);
+    patchify(*b, {pixels.data(), m.image_height, m.image_width}, network.sizes().patch,
+             w.x_operand);
+    network.read(*b, w);
     b->finish();
   }
   Array run(float t) {
-    model.network().write(*b, w, t, pages);
+    network.write(*b, w, t, pages);
     Array x0({w.x0.view().rows, w.x0.view().cols});
     w.x0.download(*b, x0.mutable_data());
     return x0;
   }
   std::vector<Phase> phases(float t) {
     TimedBackend timed(*b);
-    model.network().write(timed, w, t, pages);
+    network.write(timed, w, t, pages);
     return timed.phases;
   }
 };

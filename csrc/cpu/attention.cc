@@ -40,8 +40,9 @@ RTFM_INLINE float softmax_chunk(float* scores, int64_t keys, int64_t padded, flo
 }
 
 void attention(const AttentionArgs& a, int64_t task, int64_t) {
-  const SlotLayout layout(a.heads, a.tokens, a.dim);
+  const SlotLayout layout(a.kv_heads, a.tokens, a.dim);
   const int64_t head = task % a.heads, first = task / a.heads * MR;
+  const int64_t kv_head = head * a.kv_heads / a.heads;
   const int64_t rows = least<int64_t>(MR, a.tokens - first);
   const float* q = static_cast<const float*>(a.q) + (head * round_up(a.tokens, 32) + first) * a.dim;
   alignas(64) float scores[MR * kChunk], out[MR * kMaxDepth] = {};
@@ -50,7 +51,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
 
   for (int64_t s = 0; s < a.slots; ++s) {
     const Operand* slot = static_cast<const Operand*>(a.context) + s * layout.size();
-    const Operand *k = layout.k(slot, head), *v = layout.v(slot, head);
+    const Operand *k = layout.k(slot, kv_head), *v = layout.v(slot, kv_head);
     for (int64_t j = 0; j < a.tokens; j += kChunk) {
       const int64_t keys = least(kChunk, a.tokens - j), padded = round_up(keys, NR);
       for (int64_t p = 0; p < padded; p += NR)

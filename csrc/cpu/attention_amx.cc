@@ -76,15 +76,16 @@ RTFM_INLINE void accumulate(Workspace& w, const Block* blocks, int64_t count, in
 
 void attention(const AttentionArgs& a, int64_t task, int64_t) {
   const Tiles tiles;
-  const SlotLayout layout(a.heads, a.tokens, a.dim);
+  const SlotLayout layout(a.kv_heads, a.tokens, a.dim);
   const int64_t head = task % a.heads, first = task / a.heads * 32, depth = layout.depth;
+  const int64_t kv_head = head * a.kv_heads / a.heads;
   const int64_t rows = least<int64_t>(32, a.tokens - first), per_slot = layout.keys / 32;
   const Operand* q = static_cast<const Operand*>(a.q) + (head * layout.keys + first) * depth;
   const Operand* context = static_cast<const Operand*>(a.context);
   const auto block_at = [&](int64_t i) {
     const Operand* slot = context + i / per_slot * layout.size();
     const int64_t b = i % per_slot, at = b * 32 * depth;
-    return Block{layout.k(slot, head) + at, layout.v(slot, head) + at,
+    return Block{layout.k(slot, kv_head) + at, layout.v(slot, kv_head) + at,
                  least<int64_t>(32, a.tokens - b * 32)};
   };
 

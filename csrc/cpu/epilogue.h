@@ -18,23 +18,26 @@ static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_
       const vf v = load_some(t + j, count);
       return a.bias ? v + load_some(a.bias + col + j, count) : v;
     };
+    const auto put_operand = [&](auto activation) {
+      Operand* y = static_cast<Operand*>(a.y) + at;
+      for_each_vector(
+          cols, [&](int64_t j, int64_t n) { store_some(y + j, activation(biased(j, n)), n); });
+    };
     switch (a.epilogue) {
+      case Epilogue::gelu: put_operand([](vf x) { return gelu_tanh(x); }); break;
+      case Epilogue::gelu_erf: put_operand([](vf x) { return gelu_erf(x); }); break;
+      case Epilogue::silu: put_operand([](vf x) { return silu(x); }); break;
+      case Epilogue::relu: put_operand([](vf x) { return max(x, vf{}); }); break;
       case Epilogue::store: {
         float* y = static_cast<float*>(a.y) + at;
         for_each_vector(cols, [&](int64_t j, int64_t n) { store_some(y + j, biased(j, n), n); });
         break;
       }
-      case Epilogue::gelu: {
-        Operand* y = static_cast<Operand*>(a.y) + at;
-        for_each_vector(
-            cols, [&](int64_t j, int64_t n) { store_some(y + j, gelu_tanh(biased(j, n)), n); });
-        break;
-      }
       case Epilogue::gated_residual: {
         float* y = static_cast<float*>(a.y) + at;
-        const float* gate = a.gate + col;
         for_each_vector(cols, [&](int64_t j, int64_t n) {
-          store_some(y + j, load_some(y + j, n) + load_some(gate + j, n) * biased(j, n), n);
+          const vf gate = a.gate ? load_some(a.gate + col + j, n) : splat(1.f);
+          store_some(y + j, load_some(y + j, n) + gate * biased(j, n), n);
         });
         break;
       }

@@ -25,13 +25,34 @@ int64_t norm_modulate_tasks(const NormModulateArgs& a, int threads) {
   return least<int64_t>(round_up(a.rows, 8) / 8, threads == 1 ? 1 : 4 * threads);
 }
 
+RTFM_INLINE float mean(const float* x, int64_t count) {
+  vf total{};
+  for_each_vector(count, [&](int64_t j, int64_t n) { total += load_some(x + j, n); });
+  return sum(total) / float(count);
+}
+
+// 1 / sqrt(mean((x - centre)²) + eps)
+RTFM_INLINE float inverse_deviation(const float* x, int64_t count, float centre, float eps) {
+  const int64_t whole = count / VL * VL;
+  vf squares{};
+  for (int64_t j = 0; j < whole; j += VL) {
+    const vf v = load(x + j) - centre;
+    squares += v * v;
+  }
+  float total = sum(squares);
+  for (int64_t j = whole; j < count; ++j) total += (x[j] - centre) * (x[j] - centre);
+  return 1.f / std::sqrt(total / float(count) + eps);
+}
+
 void norm_modulate(const NormModulateArgs& a, int64_t task, int64_t tasks) {
   for (int64_t row = a.rows * task / tasks; row < a.rows * (task + 1) / tasks; ++row) {
     const float* x = a.x + row * a.x_stride;
     Operand* y = static_cast<Operand*>(a.y) + row * a.y_stride;
-    const float inverse = inverse_rms(x, a.cols, a.eps);
+    const float centre = a.norm == Norm::layer ? mean(x, a.cols) : 0.f;
+    const float inverse = a.norm == Norm::layer ? inverse_deviation(x, a.cols, centre, a.eps)
+                                                : inverse_rms(x, a.cols, a.eps);
     for_each_vector(a.cols, [&](int64_t j, int64_t n) {
-      const vf v = load_some(x + j, n) * inverse;
+      const vf v = (load_some(x + j, n) - centre) * inverse;
       store_some(y + j, v * load_some(a.scale + j, n) + load_some(a.shift + j, n), n);
     });
   }
@@ -45,14 +66,15 @@ int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) {
   return SlotLayout(heads, tokens, dim).size() * int64_t(sizeof(Operand));
 }
 
-// y = rope(rms(x) * gain * scale): the upper half turns, pair (i, i + dim/4) by angle i of its
-// token.
+// y = rope(rms(x) * gain * scale): of the last 2 * rope dims, pair (i, i + rope) turns by angle i.
 RTFM_INLINE void norm_rope(const float* x, const float* gain, const float* cos, const float* sin,
-                           int64_t dim, float eps, float scale, float* y) {
-  const float inverse = inverse_rms(x, dim, eps) * scale;
-  for (int64_t i = 0; i < dim; ++i) y[i] = x[i] * inverse * gain[i];
-  float *a = y + dim / 2, *b = a + dim / 4;
-  for (int64_t i = 0; i < dim / 4; ++i) {
+                           int64_t dim, int64_t rope, float eps, float scale, float* y) {
+  if (gain) scale *= inverse_rms(x, dim, eps);
+  for (int64_t i = 0; i < dim; ++i) y[i] = x[i] * scale;
+  if (gain)
+    for (int64_t i = 0; i < dim; ++i) y[i] *= gain[i];
+  float *a = y + dim - 2 * rope, *b = a + rope;
+  for (int64_t i = 0; i < rope; ++i) {
     const float u = a[i], v = b[i];
     a[i] = u * cos[i] - v * sin[i];
     b[i] = u * sin[i] + v * cos[i];
@@ -69,38 +91,49 @@ int64_t qkv_split_tasks(const QkvSplitArgs& a, int) {
   return a.heads * (round_up(a.tokens, kBlock) / kBlock);
 }
 
-void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
-  const int64_t head = task % a.heads, first = task / a.heads * kBlock, width = a.heads * a.dim;
-  const int64_t count = least(kBlock, a.tokens - first), depth = query_depth(a.dim);
-  const float query_scale = kLog2E / std::sqrt(float(a.dim));  // attention works in powers of two
-  alignas(64) float query[kMaxDim], keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t token = first + i;
-    const float* q = a.qkv + token * a.qkv_stride + head * a.dim;
-    const float* cos = a.cos + token * (a.dim / 4);
-    const float* sin = a.sin + token * (a.dim / 4);
-    norm_rope(q, a.q_gain, cos, sin, a.dim, a.eps, query_scale, query);
-    to_page(a.q, (head * round_up(a.tokens, 32) + token) * depth, query, a.dim);
-    norm_rope(q + width, a.k_gain, cos, sin, a.dim, a.eps, 1.f, keys + i * a.dim);
-    std::memcpy(values + i * a.dim, q + 2 * width, size_t(a.dim) * 4);
+RTFM_INLINE void split_queries(const QkvSplitArgs& a, int64_t head, int64_t first, int64_t count) {
+  const int64_t depth = query_depth(a.dim);
+  const float scale = kLog2E / std::sqrt(float(a.dim));  // attention works in powers of two
+  alignas(64) float query[kMaxDim];
+  for (int64_t token = first; token < first + count; ++token) {
+    norm_rope(a.q + token * a.stride + head * a.dim, a.q_gain, a.cos + token * a.rope,
+              a.sin + token * a.rope, a.dim, a.rope, a.eps, scale, query);
+    to_page(a.query, (head * round_up(a.tokens, 32) + token) * depth, query, a.dim);
   }
-  const int64_t at = (head * a.tokens + first) * a.dim;
+}
+
+RTFM_INLINE void split_keys(const QkvSplitArgs& a, int64_t head, int64_t first, int64_t count) {
+  alignas(64) float keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = first + i, at = token * a.stride + head * a.dim;
+    norm_rope(a.k + at, a.k_gain, a.cos + token * a.rope, a.sin + token * a.rope, a.dim, a.rope,
+              a.eps, 1.f, keys + i * a.dim);
+    std::memcpy(values + i * a.dim, a.v + at, size_t(a.dim) * 4);
+  }
   if (a.inputs) {
-    const int64_t half = a.heads * a.tokens * a.dim;
+    const int64_t at = (head * a.tokens + first) * a.dim, half = a.kv_heads * a.tokens * a.dim;
     to_page(a.inputs->page, 2 * a.layer * half + at, keys, count * a.dim);
     to_page(a.inputs->page, (2 * a.layer + 1) * half + at, values, count * a.dim);
   }
-  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), static_cast<Operand*>(a.slot), head, first, count,
-            a.dim, keys, values);
+  if (a.slot)
+    pack_slot(SlotLayout(a.kv_heads, a.tokens, a.dim), static_cast<Operand*>(a.slot), head, first,
+              count, a.dim, keys, values);
 }
 
-// rows[count, dim] of the page, with M applied to each group of 4 in the lower half of dim
+void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
+  const int64_t head = task % a.heads, first = task / a.heads * kBlock;
+  const int64_t count = least(kBlock, a.tokens - first);
+  if (a.q) split_queries(a, head, first, count);
+  if (a.k && head < a.kv_heads) split_keys(a, head, first, count);
+}
+
+// rows[count, dim] of the page, with M applied to each group of 4 of the first camera_dims
 RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_t dim,
-                             const float* m, float* rows) {
+                             int64_t camera_dims, const float* m, float* rows) {
   const Operand* in = static_cast<const Operand*>(page) + at;
   for (int64_t i = 0; i < count * dim; ++i) rows[i] = from_operand(in[i]);
   for (int64_t i = 0; i < count; ++i)
-    for (int64_t d = 0; d < dim / 2; d += 4) {
+    for (int64_t d = 0; d < camera_dims; d += 4) {
       float* g = rows + i * dim + d;
       const float x = g[0], y = g[1], z = g[2], w = g[3];
       for (int64_t r = 0; r < 4; ++r)
@@ -116,14 +149,15 @@ int64_t gather_tasks(const GatherArgs& a, int) {
 void gather(const GatherArgs& a, int64_t task, int64_t) {
   const int64_t blocks = round_up(a.tokens, kBlock) / kBlock, half = a.heads * a.tokens * a.dim;
   const int64_t head = task % a.heads, first = task / a.heads % blocks * kBlock;
-  const int64_t layer = task / a.heads / blocks % a.layers,
-                page = task / a.heads / blocks / a.layers;
+  const int64_t layer = task / a.heads / blocks % a.layers, i = task / a.heads / blocks / a.layers;
   const int64_t count = least(kBlock, a.tokens - first), at = (head * a.tokens + first) * a.dim;
-  const float* m = a.inputs->transforms[page];
+  const void* page = a.inputs->pages[a.first_page + i];
+  const float* m = a.inputs->transforms[a.first_page + i];
+  const int64_t in_page = 2 * (a.first_layer + layer) * half + at;
   alignas(64) float keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
-  transformed(a.inputs->pages[page], 2 * layer * half + at, count, a.dim, m, keys);
-  transformed(a.inputs->pages[page], (2 * layer + 1) * half + at, count, a.dim, m, values);
-  char* slot = static_cast<char*>(a.context) + (layer * a.slots + 1 + page) * a.slot_bytes;
+  transformed(page, in_page, count, a.dim, a.camera_dims, m, keys);
+  transformed(page, in_page + half, count, a.dim, a.camera_dims, m, values);
+  char* slot = static_cast<char*>(a.context) + (layer * a.slots + 1 + i) * a.slot_bytes;
   pack_slot(SlotLayout(a.heads, a.tokens, a.dim), reinterpret_cast<Operand*>(slot), head, first,
             count, a.dim, keys, values);
 }

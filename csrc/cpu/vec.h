@@ -157,6 +157,20 @@ RTFM_INLINE void cos_sin_turn(vf u, vf& c, vf& s) {
   s = ((quarter & 2) != 0) ? -y : y;
 }
 
+RTFM_INLINE vf silu(vf x) { return x / (exp2(min(x * -1.44269504f, splat(126.f))) + 1.f); }
+
+// x/2 · (1 + erf(x/√2)); erfc by Abramowitz and Stegun 7.1.26 in its 5-term form is 1.5e-7 off.
+RTFM_INLINE vf gelu_erf(vf x) {
+  const vf z = max(x, -x) * 0.70710678f;
+  const vf t = splat(1.f) / (z * 0.3275911f + 1.f);
+  const vf poly =
+      ((((t * 1.061405429f - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
+       0.254829592f) *
+      t;
+  const vf tail = poly * exp2(max(z * z * -1.44269504f, splat(-127.f))) * 0.5f;  // Φ(-|x|)
+  return x * (x > vf{} ? splat(1.f) - tail : tail);
+}
+
 // x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))), written as x · sigmoid.
 RTFM_INLINE vf gelu_tanh(vf x) {
   const vf u = x * (x * x * -0.10294324f - 2.3022082f);  // -2·√(2/π)·log2(e)·(…)

@@ -51,6 +51,7 @@ class CudaBackend final : public Backend {
   std::string name() const override { return name_; }
   DType operand_dtype() const override { return DType::bf16; }
   DType weight_dtype() const override { return weights_; }
+  bool only_frame_dit() const override { return true; }
   int threads() const override { return 1; }
   bool records() const override { return true; }
 

@@ -11,6 +11,7 @@ namespace rtfm {
 namespace {
 
 constexpr int kTimeFeatures = 256;
+constexpr float kNormEps = 1e-6f;
 
 const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
 
@@ -39,16 +40,16 @@ std::string block_name(int64_t layer) { return "blocks." + std::to_string(layer)
 
 }  // namespace
 
-FrameDit::FrameDit(const Manifest& m, const Weights& weights)
-    : tokens_(m.tokens()),
-      token_size_(m.token_size()),
-      width_(m.width),
-      heads_(m.heads),
-      dim_(m.head_dim),
-      mlp_(m.mlp),
+FrameDit::FrameDit(const FrameDitSizes& sizes, const Manifest& manifest, const Weights& weights)
+    : sizes_(sizes),
+      samplers_(manifest.samplers),
+      tokens_(sizes.tokens()),
+      width_(sizes.width),
+      heads_(sizes.heads),
+      dim_(sizes.head_dim),
       in_(weights, "in"),
       out_(weights, "out") {
-  for (int64_t l = 0; l < m.layers; ++l) {
+  for (int64_t l = 0; l < sizes_.layers; ++l) {
     const std::string name = block_name(l);
     blocks_.push_back({.qkv = Linear(weights, name + ".qkv"),
                        .out = Linear(weights, name + ".out"),
@@ -57,14 +58,14 @@ FrameDit::FrameDit(const Manifest& m, const Weights& weights)
                        .q_gain = weights.vector(name + ".q_gain"),
                        .k_gain = weights.vector(name + ".k_gain")});
   }
-  build_modulation(m, weights);
-  build_rope(m, weights);
+  build_modulation(weights);
+  build_rope(weights);
 }
 
 // The schedule is fixed, so every modulation there will ever be is a row of a table.
-void FrameDit::build_modulation(const Manifest& m, const Weights& weights) {
+void FrameDit::build_modulation(const Weights& weights) {
   std::set<float> times{0.f};
-  for (const auto& [steps, rows] : m.samplers)
+  for (const auto& [steps, rows] : samplers_)
     for (const SamplerRow& row : rows) times.insert(row.t);
   times_.assign(times.begin(), times.end());
 
@@ -72,11 +73,11 @@ void FrameDit::build_modulation(const Manifest& m, const Weights& weights) {
   const auto w1 = file.to_float("time.0.weight"), b1 = file.to_float("time.0.bias");
   const auto w2 = file.to_float("time.2.weight"), b2 = file.to_float("time.2.bias");
   std::vector<std::vector<float>> tables;
-  for (int64_t l = 0; l < m.layers; ++l)
+  for (int64_t l = 0; l < sizes_.layers; ++l)
     tables.push_back(file.to_float(block_name(l) + ".modulation"));
 
   std::vector<float> all;
-  all.reserve(times_.size() * size_t(m.layers * 6 * width_));
+  all.reserve(times_.size() * size_t(sizes_.layers * 6 * width_));
   for (float t : times_) {
     std::vector<double> e = affine(w1, b1, time_features(t));
     for (double& x : e) x /= 1.0 + std::exp(-x);  // SiLU
@@ -95,8 +96,8 @@ void FrameDit::build_modulation(const Manifest& m, const Weights& weights) {
 }
 
 // Angles [x·f_j, y·f_j], f_j = 100^(-j/(dim/8)), of each patch's column x and row y
-void FrameDit::build_rope(const Manifest& m, const Weights& weights) {
-  const int64_t across = m.image_width / m.patch, per_axis = dim_ / 8;
+void FrameDit::build_rope(const Weights& weights) {
+  const int64_t across = sizes_.image_width / sizes_.patch, per_axis = dim_ / 8;
   std::vector<float> cos, sin;
   for (int64_t token = 0; token < tokens_; ++token)
     for (int64_t axis = 0; axis < 2; ++axis)
@@ -110,24 +111,25 @@ void FrameDit::build_rope(const Manifest& m, const Weights& weights) {
   sin_ = upload(weights.backend, sin);
 }
 
-Workspace FrameDit::make_workspace(const std::shared_ptr<Backend>& backend, int pages) const {
+Workspace FrameDit::make_workspace(const std::shared_ptr<Backend>& backend, int pages,
+                                   const StepInputs* inputs) const {
   const DType operand = backend->operand_dtype();
   const auto matrix = [&](int64_t cols, DType dtype) {
     return Matrix(backend, tokens_, cols, dtype);
   };
-  Workspace w{.x = matrix(token_size_, DType::f32),
-              .x_operand = matrix(token_size_, operand),
-              .x0 = matrix(token_size_, DType::f32),
+  Workspace w{.x = matrix(sizes_.token_size(), DType::f32),
+              .x_operand = matrix(sizes_.token_size(), operand),
+              .x0 = matrix(sizes_.token_size(), DType::f32),
               .h = matrix(width_, DType::f32),
               .normed = matrix(width_, operand),
               .qkv = matrix(3 * width_, DType::f32),
               .attended = matrix(width_, operand),
-              .hidden = matrix(mlp_, operand),
+              .hidden = matrix(sizes_.mlp, operand),
               .query = Buffer(backend, backend->query_bytes(heads_, tokens_, dim_)),
               .context = {},
-              .inputs = Buffer(backend, sizeof(StepInputs)),
               .slot_bytes = backend->slot_bytes(heads_, tokens_, dim_),
-              .slots = 1 + pages};
+              .slots = 1 + pages,
+              .inputs = inputs};
   w.context = Buffer(backend, int64_t(blocks_.size()) * w.slots * w.slot_bytes);
   return w;
 }
@@ -150,19 +152,24 @@ FrameDit::Modulation FrameDit::modulation(int64_t time, int64_t layer) const {
 
 void FrameDit::split(Backend& backend, const Workspace& w, int64_t layer,
                      const StepInputs* inputs) const {
-  backend.qkv_split({.qkv = static_cast<const float*>(w.qkv.view().data),
+  const float* qkv = static_cast<const float*>(w.qkv.view().data);
+  backend.qkv_split({.q = qkv,
+                     .k = qkv + width_,
+                     .v = qkv + 2 * width_,
                      .q_gain = floats(blocks_[size_t(layer)].q_gain),
                      .k_gain = floats(blocks_[size_t(layer)].k_gain),
                      .cos = floats(cos_),
                      .sin = floats(sin_),
-                     .q = w.query.data(),
+                     .query = w.query.data(),
                      .slot = w.slot(layer, 0),
                      .inputs = inputs,
                      .layer = layer,
-                     .qkv_stride = w.qkv.view().stride,
+                     .stride = w.qkv.view().stride,
                      .tokens = tokens_,
                      .heads = heads_,
+                     .kv_heads = heads_,
                      .dim = dim_,
+                     .rope = dim_ / 4,
                      .eps = kNormEps});
 }
 
@@ -178,9 +185,10 @@ void FrameDit::transform_tokens(Backend& backend, const Workspace& w, int64_t la
                      .slots = 1 + pages,
                      .tokens = tokens_,
                      .heads = heads_,
+                     .kv_heads = heads_,
                      .dim = dim_});
   block.out.add_gated(backend, w.attended, m.gate1, w.h);
-  norm_modulate(backend, w.h, m.scale2, m.shift2, w.normed);
+  rms_modulate(backend, w.h, m.scale2, m.shift2, kNormEps, w.normed);
   block.up.gelu(backend, w.normed, w.hidden);
   block.down.add_gated(backend, w.hidden, m.gate2, w.h);
 }
@@ -190,23 +198,26 @@ void FrameDit::read(Backend& backend, const Workspace& w) const {
   in_(backend, w.x_operand, w.h);
   for (int64_t l = 0; l < layers; ++l) {
     const Modulation m = modulation(0, l);
-    norm_modulate(backend, w.h, m.scale1, m.shift1, w.normed);
+    rms_modulate(backend, w.h, m.scale1, m.shift1, kNormEps, w.normed);
     blocks_[size_t(l)].qkv(backend, w.normed, w.qkv);
-    split(backend, w, l, w.step_inputs());
+    split(backend, w, l, w.inputs);
     if (l + 1 < layers) transform_tokens(backend, w, l, m, 0);  // the last K/V end the pass
   }
 }
 
 void FrameDit::gather(Backend& backend, const Workspace& w, int pages) const {
-  backend.gather({.inputs = w.step_inputs(),
+  backend.gather({.inputs = w.inputs,
                   .context = w.context.data(),
+                  .first_page = 0,
                   .pages = pages,
                   .slots = w.slots,
                   .slot_bytes = w.slot_bytes,
+                  .first_layer = 0,
                   .layers = int64_t(blocks_.size()),
                   .tokens = tokens_,
                   .heads = heads_,
-                  .dim = dim_});
+                  .dim = dim_,
+                  .camera_dims = dim_ / 2});
 }
 
 void FrameDit::write(Backend& backend, const Workspace& w, float t, int pages) const {
@@ -214,13 +225,13 @@ void FrameDit::write(Backend& backend, const Workspace& w, float t, int pages) c
   in_(backend, w.x_operand, w.h);
   for (int64_t l = 0; l < int64_t(blocks_.size()); ++l) {
     const Modulation m = modulation(time, l);
-    norm_modulate(backend, w.h, m.scale1, m.shift1, w.normed);
+    rms_modulate(backend, w.h, m.scale1, m.shift1, kNormEps, w.normed);
     blocks_[size_t(l)].qkv(backend, w.normed, w.qkv);
     split(backend, w, l, nullptr);
     transform_tokens(backend, w, l, m, pages);
   }
   const float* final = floats(final_shift_scale_);
-  norm_modulate(backend, w.h, final + width_, final, w.normed);
+  rms_modulate(backend, w.h, final + width_, final, kNormEps, w.normed);
   out_(backend, w.normed, w.x0);
 }
 

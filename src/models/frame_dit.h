@@ -6,12 +6,21 @@
 #include <memory>
 #include <vector>
 
-#include "src/layers.h"
-#include "src/manifest.h"
-#include "src/pose.h"
-#include "src/tensor.h"
+#include "src/network.h"
+#include "src/sampler.h"
 
 namespace rtfm {
+
+struct FrameDitSizes {
+  int image_height, image_width, patch;     // the image's sides are multiples of patch
+  int width, layers, heads, head_dim, mlp;  // heads * head_dim == width
+
+  int tokens() const { return (image_height / patch) * (image_width / patch); }
+  int token_size() const { return 3 * patch * patch; }
+};
+
+// Reads the manifest of a frame_dit model. Throws ModelError.
+std::unique_ptr<Topology> open_frame_dit(const Section& root, Manifest& manifest);
 
 // One page: for each layer K then V, each [heads, tokens, dim] operand, as the frame's own camera
 // sees.
@@ -34,25 +43,32 @@ struct Workspace {
   Matrix hidden;     // [tokens, mlp] operand
   Buffer query;      // packed queries of one layer
   Buffer context;    // [layers, 1 + pages] slots
-  Buffer inputs;     // one StepInputs
   int64_t slot_bytes, slots;  // slots = 1 + pages
+
+  const StepInputs* inputs;   // on the device
 
   std::byte* slot(int64_t layer, int64_t index) const {
     return context.data() + (layer * slots + index) * slot_bytes;
   }
-  const StepInputs* step_inputs() const {
-    return reinterpret_cast<const StepInputs*>(inputs.data());
-  }
+  SamplerState sampler_state() const { return {x, x_operand, x0, inputs}; }
 };
 
 // Immutable weights. Any number of sessions may call the passes at once, each with its own
 // workspace and backend of the device that the weights are on.
-class FrameDit {
+class FrameDit final : public Network {
  public:
-  FrameDit(const Manifest& manifest, const Weights& weights);
+  FrameDit(const FrameDitSizes& sizes, const Manifest& manifest, const Weights& weights);
 
-  Workspace make_workspace(const std::shared_ptr<Backend>& backend, int pages) const;
+  std::unique_ptr<Passes> make_passes(const std::shared_ptr<Backend>& backend,
+                                      int context) const override;
+  int64_t page_bytes(const Backend& backend) const override {
+    return page_layout(backend).bytes();
+  }
+
+  Workspace make_workspace(const std::shared_ptr<Backend>& backend, int pages,
+                           const StepInputs* inputs) const;
   PageLayout page_layout(const Backend& backend) const;
+  const FrameDitSizes& sizes() const { return sizes_; }
 
   // Read pass: encodes the clean frame in workspace.x_operand and fills the page of the inputs.
   void read(Backend& backend, const Workspace& workspace) const;
@@ -75,8 +91,8 @@ class FrameDit {
     const float *shift1, *scale1, *gate1, *shift2, *scale2, *gate2;
   };
 
-  void build_modulation(const Manifest& manifest, const Weights& weights);
-  void build_rope(const Manifest& manifest, const Weights& weights);
+  void build_modulation(const Weights& weights);
+  void build_rope(const Weights& weights);
   int64_t time_index(float t) const;
   Modulation modulation(int64_t time, int64_t layer) const;
   void split(Backend& backend, const Workspace& workspace, int64_t layer,
@@ -84,7 +100,9 @@ class FrameDit {
   void transform_tokens(Backend& backend, const Workspace& workspace, int64_t layer,
                         const Modulation& m, int pages) const;
 
-  int64_t tokens_, token_size_, width_, heads_, dim_, mlp_;
+  FrameDitSizes sizes_;
+  const std::map<int, std::vector<SamplerRow>> samplers_;
+  int64_t tokens_, width_, heads_, dim_;
   Linear in_, out_;
   std::vector<Block> blocks_;
   std::vector<float> times_;  // sorted; 0 is the read pass

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/network.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "src/check.h"
+
+namespace rtfm {
+
+Passes::Passes(std::shared_ptr<Backend> backend, int64_t frame_bytes)
+    : backend_(std::move(backend)),
+      image_(backend_, frame_bytes),
+      inputs_(backend_, sizeof(StepInputs)) {}
+
+void Passes::prepare(const Shot& shot, std::byte* page, int) {
+  StepInputs inputs{};
+  for (size_t i = 0; i < shot.context.size(); ++i) {
+    inputs.pages[i] = shot.context[i].page;
+    std::copy(shot.context[i].transform.begin(), shot.context[i].transform.end(),
+              inputs.transforms[i]);
+  }
+  inputs.seed = shot.seed, inputs.frame = shot.frame;
+  inputs.page = page;
+  inputs.camera = shot.camera;
+  std::copy(shot.actions.begin(), shot.actions.end(), inputs.actions);
+  backend_->upload(inputs_.data(), &inputs, sizeof inputs);
+}
+
+void Passes::keep(int) { fail<Error>("[network] expected a family with a sequence"); }
+void Passes::renew(int) { fail<Error>("[network] expected a family with a sequence"); }
+
+}  // namespace rtfm
