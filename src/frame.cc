@@ -26,7 +26,8 @@ void sample_pixel(const uint8_t* image, int height, int width, double x, double 
 
 Frame Frame::reproject(const Pose& pose) const {
   Frame turned = *this;
-  turned.pixels = std::make_shared<Pixels>(pixels->size());
+  turned.pixels = std::make_shared<Pixels>(size_t(3) * height * width);
+  turned.images = 1;
   turned.view.pose.rotation = pose.rotation;
   // a ray of the new camera in the old one: R_oldᵀ · R_new · ray
   const auto &old_r = view.pose.rotation, &new_r = pose.rotation;
@@ -45,8 +46,7 @@ Frame Frame::reproject(const Pose& pose) const {
       const double z = std::max(seen[2], kBehind);
       const double x = std::clamp(seen[0] / z * fx + cx, -kFar, kFar);
       const double y = std::clamp(seen[1] / z * fy + cy, -kFar, kFar);
-      sample_pixel(pixels->data(), height, width, x, y,
-                   turned.pixels->data() + (row * width + col) * 3);
+      sample_pixel(image(), height, width, x, y, turned.pixels->data() + (row * width + col) * 3);
     }
   return turned;
 }

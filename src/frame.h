@@ -12,12 +12,12 @@
 
 namespace rtfm {
 
-using Pixels = std::vector<uint8_t>;  // [height, width, 3] RGB
+using Pixels = std::vector<uint8_t>;  // [images, height, width, 3] RGB
 
 struct Frame {
   std::shared_ptr<Pixels> pixels;
-  int height = 0, width = 0;
-  View view;
+  int images = 1, height = 0, width = 0;
+  View view{};
 
   int64_t id = 0;                              // position in the session's sequence of frames
   double latency = 0;                          // seconds, from the call to the finished frame
@@ -27,6 +27,11 @@ struct Frame {
   double support = 0;                          // share of the view that the context has seen, 0..1
   bool late = false;                           // the deadline passed before it was finished
   bool committed = false;                      // it became part of the world
+
+  // The latest of its images, [height, width, 3].
+  uint8_t* image() const {
+    return pixels->data() + pixels->size() / size_t(images) * size_t(images - 1);
+  }
 
   // The same frame as a camera turned to `pose` would see it (the position is ignored): a
   // homography, bilinear, edges stretched. Late rotation correction for head-mounted displays.

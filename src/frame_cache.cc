@@ -298,6 +298,13 @@ double FrameCache::coverage(const View& query) const {
   return std::popcount(mask) / 64.0;
 }
 
+double FrameCache::coverage(const View& query, std::span<const int32_t> slots) const {
+  const FrustumPoints points = points_of(query);
+  uint64_t mask = 0;
+  for (const int32_t slot : slots) mask |= sight_.seen(frusta_[slot], points);
+  return std::popcount(mask) / 64.0;
+}
+
 std::vector<int64_t> FrameCache::ids() const {
   std::vector<int64_t> result;
   each([&](int32_t s) { result.push_back(ids_[s]); });

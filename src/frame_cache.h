@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "src/blocks.h"
@@ -72,6 +73,7 @@ class FrameCache {
   // Exact at any size: O(size).
   std::vector<int64_t> nearest(const Pose& pose, int k) const;  // ids, nearest first
   double coverage(const View& query) const;  // share of the view seen by all frames together, 0..1
+  double coverage(const View& query, std::span<const int32_t> slots) const;  // ... by these
 
   int64_t size() const { return size_; }
   int64_t capacity() const { return capacity_; }
@@ -85,8 +87,9 @@ class FrameCache {
   void use(int64_t id) { use_slot(slot_of(id)); }  // throws WorldError, unknown id
   const View& view(int32_t slot) const { return views_[slot]; }
   int64_t id(int32_t slot) const { return ids_[slot]; }
-  int32_t slot_of(int64_t id) const;                              // throws WorldError, unknown id
-  View view_of(int64_t id) const { return views_[slot_of(id)]; }  // the same
+  int32_t slot_of(int64_t id) const;  // throws WorldError, unknown id
+  int32_t find(int64_t id) const { return by_id_.find(uint64_t(id)); }  // its slot, or -1
+  View view_of(int64_t id) const { return views_[slot_of(id)]; }        // the same
 
  private:
   static constexpr int kWitnesses = 3;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the manifests of all families say, as JSON in a model file's metadata. docs/model_format.md is
-// the same in prose; what only one family says is in src/models.
+// What the manifests of all families say, as JSON in a model file's metadata. docs/model_format.md
+// is the same in prose; what only one family says is in src/models.
 #pragma once
 
 #include <array>
@@ -32,8 +32,8 @@ struct Action {
   std::array<double, 2> turn;  // degrees per unit: to the right, up
 };
 
-// Families that go from frame to frame by actions: frame i attends to the `recent` frames before it,
-// and to those before them whose number is a multiple of `every` and above i - within.
+// Families that go from frame to frame by actions: frame i attends to the `recent` frames before
+// it, and to those before them whose number is a multiple of `every` and above i - within.
 struct Sequence {
   int recent = 0, every = 0, within = 0;  // every: 0 for none
   bool renew = false;  // once a frame has left the window, the pages of the others are made again
@@ -56,6 +56,7 @@ struct Manifest {
 
   std::vector<Action> actions;  // none: the family goes by poses
   Sequence sequence;            // with actions only
+  bool posed_pages = false;     // pages depend on where their frame was seen from
 
   bool by_actions() const { return !actions.empty(); }
   int64_t image_bytes() const { return int64_t{3} * image_height * image_width; }

@@ -42,6 +42,8 @@ class Memory {
   std::byte* assign_page(int32_t slot, std::span<const int32_t> keep) {
     return pages_.replace(pool_.assign(slot, keep));
   }
+  std::byte* rewrite_page(int32_t slot) { return pages_.write(pool_.use(slot)); }  // it has one
+  void drop_page(int32_t slot) { pool_.release(slot); }
   std::byte* scratch_page() { return pages_.replace(pool_.pages()); }  // belongs to no frame
 
   std::vector<int32_t> pages_by_use() const { return pool_.by_use(); }  // slots, oldest use first

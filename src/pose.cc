@@ -135,6 +135,20 @@ Pose extrapolate(const Pose& before, const Pose& now) {
   return next;
 }
 
+RelativeView relative_view(const View& view, const Pose& origin, double world_scale) {
+  RelativeView v{{}, view.intrinsics};
+  const Mat3 rotation = transposed_product(origin.rotation, view.pose.rotation);
+  for (size_t i = 0; i < 3; ++i) {
+    double position = 0;
+    for (size_t j = 0; j < 3; ++j) {
+      position += origin.rotation[3 * j + i] * (view.pose.position[j] - origin.position[j]);
+      v.pose[4 * i + j] = float(rotation[3 * i + j]);
+    }
+    v.pose[4 * i + 3] = float(position * world_scale);
+  }
+  return v;
+}
+
 Mat4 camera_transform(const View& query, const View& page, double world_scale) {
   const Vec3 offset = {page.pose.position[0] - query.pose.position[0],
                        page.pose.position[1] - query.pose.position[1],

@@ -42,6 +42,13 @@ struct View {
   Intrinsics intrinsics;
 };
 
+// Focal lengths and pose of a view with the first camera's pose as the origin, in model units.
+struct RelativeView {
+  std::array<float, 12> pose;  // camera-to-world, row-major 3x4
+  Intrinsics intrinsics;
+};
+RelativeView relative_view(const View& view, const Pose& origin, double world_scale);
+
 // M = P_query · P_page⁻¹ with P = diag(fx, fy, 1, 1) · [R | t·scale; 0 1] world-to-camera: carries
 // a page's camera-local K and V into the query camera. Differences of positions are taken first, in
 // double, so the distance from the world's origin costs no precision.

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "src/check.h"
+#include "src/sequence.h"
 
 namespace rtfm {
 namespace {
@@ -36,13 +37,22 @@ std::string keys(const std::map<int, std::vector<SamplerRow>>& samplers) {
   return names;
 }
 
-SessionOptions complete(SessionOptions o, const Manifest& m) {
+SessionOptions complete(SessionOptions o, const Manifest& m, int64_t page_bytes) {
+  if (m.by_actions()) {  // the window is the model's own
+    check<ArgumentError>(
+        !o.context && !o.sinks && !o.recent && !o.commit_below,
+        "context, sinks, recent, commit_below: expected none for a model that goes "
+        "by actions, whose frames attend to the frames before them");
+    o.context = window_size(m.sequence);
+    o.recent = std::min(m.sequence.recent, *o.context), o.sinks = 0, o.commit_below = 2;
+  }
   o.context = o.context.value_or(m.retrieval.context);
   o.sinks = o.sinks.value_or(std::min(m.retrieval.sinks, *o.context));
   o.recent = o.recent.value_or(std::min(m.retrieval.recent, *o.context - *o.sinks));
   o.steps = o.steps.value_or(m.steps);
-  o.memory_budget = o.memory_budget.value_or(kDefaultBudget);
   o.commit_below = o.commit_below.value_or(m.retrieval.commit_below);
+  const int64_t window = (*o.context + 1) * (page_bytes + m.image_bytes());
+  o.memory_budget = o.memory_budget.value_or(std::max(kDefaultBudget, window / 3 * 4));
   check<ArgumentError>(*o.context >= 1 && *o.context <= kMaxContext, "context: expected 1 to ",
                        kMaxContext, " frames, got ", *o.context);
   check<ArgumentError>(*o.sinks >= 0 && *o.recent >= 0 && *o.sinks + *o.recent <= *o.context,
@@ -88,14 +98,15 @@ Session::Busy::Busy(Session& session) : session_(session) {
 
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
     : model_(std::move(model)),
-      options_(complete(options, model_->manifest())),
+      options_(
+          complete(options, model_->manifest(), model_->network().page_bytes(*model_->backend()))),
       engines_(std::make_shared<Engines>(model_, *options_.context, options_.threads)),
       engine_(engines_->take()),
       memory_(model_->backend(), retrieval(options_, model_->manifest()),
-              model_->network().page_bytes(*model_->backend()),
-              model_->manifest().image_bytes(), *options_.memory_budget) {
+              model_->network().page_bytes(*model_->backend()), model_->manifest().image_bytes(),
+              *options_.memory_budget) {
   for (size_t i = 0; i < kPooledFrames; ++i)
-    pool_.push_back(std::make_shared<Pixels>(size_t(model_->manifest().image_bytes())));
+    pool_.push_back(std::make_shared<Pixels>(size_t(model_->manifest().frame_bytes())));
   latencies_.reserve(kWindow);
 }
 
@@ -106,6 +117,7 @@ Session::Session(const Session& parent)
       memory_(parent.memory_),
       next_id_(parent.next_id_),
       last_pose_(parent.last_pose_),
+      origin_(parent.origin_),
       step_cost_(parent.step_cost_),
       fixed_cost_(parent.fixed_cost_) {}
 
@@ -128,27 +140,69 @@ Intrinsics Session::default_intrinsics() const {
   return {model_->manifest().fx, model_->manifest().fy};
 }
 
-int64_t Session::observe(const uint8_t* image, const View& view) {
+// Refuses a pose where the model goes by actions, and the reverse.
+void Session::check_target(const Target& target, const char* call) const {
+  const Manifest& m = model_->manifest();
+  check_intrinsics(target.view.intrinsics);
+  check<ArgumentError>(target.actions.empty() != m.by_actions(), call, ": expected ",
+                       m.by_actions() ? "actions" : "a pose", " for ", m.name,
+                       ", a model that goes by ", m.by_actions() ? "actions" : "poses", ", got ",
+                       m.by_actions() ? "a pose" : "actions");
+  check<ArgumentError>(target.actions.size() == m.actions.size(), call, ": expected ",
+                       m.actions.size(), " actions, got ", target.actions.size());
+  for (size_t i = 0; i < m.actions.size(); ++i)
+    check<ArgumentError>(
+        target.actions[i] >= m.actions[i].min && target.actions[i] <= m.actions[i].max, call,
+        ": action ", m.actions[i].name, ": expected ", m.actions[i].min, " to ", m.actions[i].max,
+        ", got ", target.actions[i]);
+}
+
+Session::Target Session::target(std::span<const float> actions) const {
+  constexpr Pose kStart{{1, 0, 0, 0, 1, 0, 0, 0, 1}, {}};
+  const std::vector<Action>& known = model_->manifest().actions;
+  const Pose from = last_pose_.value_or(kStart);
+  const bool fits = actions.size() == known.size();  // check_target refuses what does not
+  return {{fits && last_pose_ ? reckon(from, known, actions) : from, default_intrinsics()},
+          actions};
+}
+
+int64_t Session::observe_next(const uint8_t* image, std::span<const float> actions,
+                              const std::optional<Pose>& pose) {
+  Target next = target(actions);
+  if (pose) next.view.pose = *pose;
+  return observe_target(image, next);
+}
+
+Frame Session::act(std::span<const float> actions, std::optional<double> deadline, uint8_t* out) {
+  return step_to(target(actions), deadline, out);
+}
+
+int64_t Session::observe_target(const uint8_t* image, const Target& target) {
   const Busy busy(*this);
-  check_intrinsics(view.intrinsics);
-  commit(next_id_, view, image);
+  check_target(target, "observe");
+  const Manifest& m = model_->manifest();
+  Frame frame{.pixels = borrow_pixels(), .images = m.images};
+  for (int64_t i = 0; i < m.images; ++i)
+    std::copy_n(image, m.image_bytes(), frame.pixels->data() + i * m.image_bytes());
+  commit(target, m.by_actions() ? window(target.view, false) : Context{}, frame);
+  if (m.by_actions()) last_pose_ = target.view.pose;
   return next_id_++;
 }
 
-Frame Session::step(const View& view, std::optional<double> deadline, uint8_t* out) {
+Frame Session::step_to(const Target& target, std::optional<double> deadline, uint8_t* out) {
   const Busy busy(*this);
   const Clock::time_point start = Clock::now();
-  check_intrinsics(view.intrinsics);
+  check_target(target, "step");
   check_deadline(deadline);
   if (!deadline) deadline = options_.deadline;
 
-  const Context context = recall(memory_.frames().plan(view), view, false);
-  Frame frame = generate(view, context, affordable_steps(deadline));
+  const Context context = recall(target.view, false);
+  Frame frame = generate(target, context, affordable_steps(deadline));
   frame.committed = context.remembered < *options_.commit_below;
-  if (frame.committed) commit(next_id_, view, frame.pixels->data());
-  if (context.complete && !frame.committed) prefetch(view);
-  last_pose_ = view.pose;
-  if (out) std::copy(frame.pixels->begin(), frame.pixels->end(), out);
+  if (frame.committed) commit(target, context, frame);
+  if (context.complete && !frame.committed) prefetch(target.view);
+  last_pose_ = target.view.pose;
+  if (out) std::copy_n(frame.image(), model_->manifest().image_bytes(), out);
   ++next_id_;
 
   frame.latency = seconds_since(start);
@@ -157,11 +211,11 @@ Frame Session::step(const View& view, std::optional<double> deadline, uint8_t* o
   return frame;
 }
 
-Frame Session::imagine(const View& view) {
+Frame Session::imagine_target(const Target& target) {
   const Busy busy(*this);
   const Clock::time_point start = Clock::now();
-  check_intrinsics(view.intrinsics);
-  Frame frame = generate(view, recall(memory_.frames().peek(view), view, true), steps());
+  check_target(target, "imagine");
+  Frame frame = generate(target, recall(target.view, true), steps());
   frame.latency = seconds_since(start);
   return frame;
 }
@@ -172,16 +226,23 @@ void Session::update_poses(const std::vector<int64_t>& ids, const std::vector<Po
                        ids.size(), ", got ", poses.size());
   FrameCache& frames = memory_.frames();
   for (const int64_t id : ids) frames.slot_of(id);  // refuses before the first one moves
-  for (size_t i = 0; i < ids.size(); ++i)
+  for (size_t i = 0; i < ids.size(); ++i) {
     frames.update_view(ids[i], {poses[i], frames.view_of(ids[i]).intrinsics});
+    if (model_->manifest().posed_pages) memory_.drop_page(frames.slot_of(ids[i]));
+  }
 }
 
 World Session::world() {
   const Busy busy(*this);
+  check<WorldError>(!model_->manifest().by_actions(),
+                    "save: expected a model that goes by poses, got ", model_->manifest().name,
+                    ": what its frames remember of each other is not in the "
+                    "pictures that a world file holds");
   FrameCache& frames = memory_.frames();
   frames.settle();  // so that this session goes on as one that loads the world
   World world{.next_id = next_id_,
               .last_pose = last_pose_,
+              .origin = origin_,
               .ids = frames.ids(),
               .views = {},
               .by_use = frames.ids_by_use(),
@@ -200,6 +261,9 @@ void Session::restore(const World& world, const uint8_t* images) {
                     "restore: expected a new session, got one with a world of its own");
   check<WorldError>(count <= frames.capacity(), "restore: expected a memory budget for ", count,
                     " frames, got one for ", frames.capacity(), "; raise memory_budget");
+  check<WorldError>(world.origin || !model_->manifest().posed_pages || count == 0,
+                    "restore: expected the pose of the first frame, got none");
+  origin_ = world.origin;
   for (int64_t i = 0; i < count; ++i)
     memory_.insert(world.ids[size_t(i)], world.views[size_t(i)],
                    images + i * model_->manifest().image_bytes());
@@ -209,101 +273,13 @@ void Session::restore(const World& world, const uint8_t* images) {
   last_pose_ = world.last_pose;
 }
 
-// Of the planned frames whose pages are not at hand: the one that shows most of the view beyond
-// what the others show; -1 if all are.
-int Session::most_missed(const Plan& plan) const {
-  const int wanted = std::min(plan.count, *options_.context);
-  uint64_t shown = 0;
-  for (int i = 0; i < wanted; ++i)
-    if (memory_.has_page(plan.slots[i])) shown |= plan.seen[i];
-  int most = -1, best = -1;
-  for (int i = 0; i < wanted; ++i) {
-    const int adds = std::popcount(plan.seen[i] & ~shown);
-    if (!memory_.has_page(plan.slots[i]) && adds > best) most = i, best = adds;
-  }
-  return most;
-}
-
-// The first `context` frames of the plan whose pages are at hand. One that is not is encoded again;
-// for the others the plan's spares stand in until later steps encode them, so that a step costs one
-// read pass more at most. Dreaming leaves no trace: it encodes into scratch.
-Session::Context Session::recall(const Plan& plan, const View& view, bool dreaming) {
-  check<WorldError>(plan.count > 0, "step: expected a world with at least one frame, got an empty ",
-                    "one; call observe(image, pose) first");
-  const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
-  const int missed = most_missed(plan);
-  const double world_scale = model_->manifest().world_scale;
-  Context context;
-  context.complete = missed < 0;
-  uint64_t seen = 0, remembered = 0;
-  for (int i = 0; i < plan.count && context.count < *options_.context; ++i) {
-    const int32_t slot = plan.slots[i];
-    if (i < *options_.context) remembered |= plan.seen[i];
-    if (i != missed && !memory_.has_page(slot)) continue;
-    ContextPage& p = context.pages[context.count];
-    if (i != missed)
-      p.page = dreaming ? memory_.peek_page(slot) : memory_.use_page(slot);
-    else
-      p.page = dreaming ? encode(slot, memory_.scratch_page()) : make_page(slot, planned);
-    p.transform = camera_transform(view, memory_.frames().view(slot), world_scale);
-    context.ids[context.count++] = plan.ids[i];
-    seen |= plan.seen[i];
-  }
-  context.support = std::popcount(seen) / 64.0;
-  context.remembered = std::popcount(remembered) / 64.0;
-  return context;
-}
-
-// A step that had nothing else to encode looks one step ahead along the motion since the last one,
-// and encodes the page that will be missed most there.
-void Session::prefetch(const View& view) {
-  if (!last_pose_ || memory_.resident() == memory_.frames().size()) return;
-  const Plan plan = memory_.frames().peek({extrapolate(*last_pose_, view.pose), view.intrinsics});
-  const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
-  const int missed = most_missed(plan);
-  if (missed >= 0) make_page(plan.slots[missed], planned);
-}
-
-// Touches nothing that a later frame depends on.
-Frame Session::generate(const View& view, const Context& context, int steps) {
-  const Manifest& m = model_->manifest();
-  Frame frame{
-      .pixels = borrow_pixels(), .height = m.image_height, .width = m.image_width, .view = view};
-  const Clock::time_point start = Clock::now();
-  engine().render({.context = {context.pages, size_t(context.count)},
-                   .seed = options_.seed,
-                   .frame = uint64_t(next_id_)},
-                  steps, frame.pixels->data());
-  denoising_ = seconds_since(start);
-  frame.id = next_id_;
-  frame.steps = steps;
-  frame.context_size = context.count;
-  std::copy_n(context.ids, context.count, frame.context.begin());
-  frame.support = context.support;
-  return frame;
-}
-
-const std::byte* Session::encode(int32_t slot, std::byte* page) {
-  engine().encode({}, memory_.image(slot), page);
-  return page;
-}
-
-void Session::commit(int64_t id, const View& view, const uint8_t* image) {
-  make_page(memory_.insert(id, view, image), {});
-}
-
-// Encodes a remembered frame that has no page, in room taken from a frame that is none of `keep`.
-const std::byte* Session::make_page(int32_t slot, std::span<const int32_t> keep) {
-  return encode(slot, memory_.assign_page(slot, keep));
-}
-
 std::shared_ptr<Pixels> Session::borrow_pixels() {
   for (const std::shared_ptr<Pixels>& pixels : pool_)
     if (pixels.use_count() == 1) {
       std::atomic_thread_fence(std::memory_order_acquire);  // after the release of the last holder
       return pixels;
     }
-  auto pixels = std::make_shared<Pixels>(size_t(model_->manifest().image_bytes()));
+  auto pixels = std::make_shared<Pixels>(size_t(model_->manifest().frame_bytes()));
   if (pool_.size() < kPooledFrames) pool_.push_back(pixels);
   return pixels;
 }

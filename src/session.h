@@ -32,6 +32,7 @@ struct SessionOptions {  // what is not set comes from the model's manifest
 struct World {
   int64_t next_id = 0;
   std::optional<Pose> last_pose;
+  std::optional<Pose> origin;      // of models whose pages depend on where a frame was seen from
   std::vector<int64_t> ids;        // of the remembered frames, in order of insertion
   std::vector<View> views;         // theirs
   std::vector<int64_t> by_use;     // the same ids, in the order of being forgotten
@@ -53,14 +54,27 @@ class Session {
   ~Session();
 
   // A real frame enters the world. image: [height, width, 3] RGB. Returns its id.
-  int64_t observe(const uint8_t* image, const View& view);
+  int64_t observe(const uint8_t* image, const View& view) {
+    return observe_target(image, {view, {}});
+  }
 
   // The frame seen from `view`, written to `out` [height, width, 3] if given. Commits it when the
   // context supports less of it than commit_below. Throws WorldError in an empty world.
-  Frame step(const View& view, std::optional<double> deadline = {}, uint8_t* out = nullptr);
+  Frame step(const View& view, std::optional<double> deadline = {}, uint8_t* out = nullptr) {
+    return step_to({view, {}}, deadline, out);
+  }
 
   // The frame that step(view) would return now; nothing is committed and nothing changes.
-  Frame imagine(const View& view);
+  Frame imagine(const View& view) { return imagine_target({view, {}}); }
+
+  // The same for models that go by actions: one value for each action of the manifest. The camera's
+  // pose follows by dead reckoning. An observed frame is where the camera is, unless told
+  // otherwise.
+  int64_t observe_next(const uint8_t* image, std::span<const float> actions,
+                       const std::optional<Pose>& pose);
+  Frame act(std::span<const float> actions, std::optional<double> deadline = {},
+            uint8_t* out = nullptr);
+  Frame imagine_act(std::span<const float> actions) { return imagine_target(target(actions)); }
 
   // A branch of the world in O(1): from here on, each of the two goes its own way, and the same
   // calls give both the same frames. They share memory until one changes it, and copy no page ever;
@@ -92,6 +106,8 @@ class Session {
   Stats stats() const;  // from any thread
 
  private:
+  struct Target;
+  struct Context;
   Session(const Session& parent);
 
   class Busy {  // holds the session for one thread; throws WorldError if another has it
@@ -109,22 +125,38 @@ class Session {
 
   using Clock = std::chrono::steady_clock;
 
+  struct Target {  // the frame that is wanted
+    View view;
+    std::span<const float> actions;
+  };
   struct Context {  // what one frame attends to
     int count = 0;
     int64_t ids[kMaxContext];
+    int32_t slots[kMaxContext];
     ContextPage pages[kMaxContext];
     double support = 0;     // share of the view that these have seen
     double remembered = 0;  // ... that they would have with every page at hand
     bool complete = true;   // every page was at hand
   };
-  int most_missed(const Plan& plan) const;
   Engine& engine();
+  int64_t observe_target(const uint8_t* image, const Target& target);
+  Frame step_to(const Target& target, std::optional<double> deadline, uint8_t* out);
+  Frame imagine_target(const Target& target);
+  Target target(std::span<const float> actions) const;
+  void check_target(const Target& target, const char* call) const;
+  Shot shot(const Target& target, const Context& context) const;
+  Camera camera(const View& view) const;
+  Frame generate(const Target& target, const Context& context, int steps);
+  void commit(const Target& target, const Context& context, const Frame& frame);
+
+  Context recall(const View& view, bool dreaming);
   Context recall(const Plan& plan, const View& view, bool dreaming);
+  Context window(const View& view, bool dreaming);
+  void renew(Context& context);
+  int most_missed(const Plan& plan) const;
   void prefetch(const View& view);
-  Frame generate(const View& view, const Context& context, int steps);
   const std::byte* encode(int32_t slot, std::byte* page);
   const std::byte* make_page(int32_t slot, std::span<const int32_t> keep);
-  void commit(int64_t id, const View& view, const uint8_t* image);
   std::shared_ptr<Pixels> borrow_pixels();
   int affordable_steps(std::optional<double> deadline) const;
   void record(const Frame& frame);
@@ -135,7 +167,9 @@ class Session {
   std::unique_ptr<Engine> engine_;    // null until a branch needs it
   Memory memory_;
   int64_t next_id_ = 0;
-  std::optional<Pose> last_pose_;  // of the last step, to look ahead from
+  std::optional<Pose> last_pose_;  // of the last step, to look ahead from; of the last frame, to
+                                   // reckon from
+  std::optional<Pose> origin_;     // of the first frame, for models with posed pages
 
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;

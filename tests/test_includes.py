@@ -37,7 +37,9 @@ ORDER = [
     "src/page_pool",
     "src/memory",
     "src/frame",
+    "src/sequence",
     "src/session",
+    "src/session_context",
     "python/convert",
     "python/binding",
 ]
