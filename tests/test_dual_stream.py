@@ -37,12 +37,16 @@ def make(config: Config, tensors: dict[str, torch.Tensor]) -> tuple[dict, dict]:
     return build([Checkpoint(Path("trained"), {}, tensors)], side=config.height)
 
 
-def test_golden():
-    """The reference gives what the authors' code gave, a rollout past its window included."""
-    golden, got = np.load(GOLDEN), parity.ours(parity.TINY, torch.float32)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-7), (torch.float32, 1e-5)])
+def test_golden(dtype, limit):
+    """The reference gives what the authors' code gave, a rollout past its window included.
+
+    Their numbers come from float64 and are kept as float32: only float64 shows an epsilon.
+    """
+    golden, got = np.load(GOLDEN), parity.ours(parity.TINY, dtype)
     assert golden.keys() == got.keys() and len(golden["rollout"]) == 12 > parity.WINDOW
     for name, value in got.items():
-        assert error(value, torch.tensor(golden[name])) < 1e-5, name
+        assert error(value, torch.tensor(golden[name])) < limit, name
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -166,7 +166,7 @@ def recipe(name: str, side: int) -> Recipe:
         family="dual_stream",
         files=f"efficient_lvsm_res{side}.pt as .safetensors",
         source="https://huggingface.co/Ayakaee/efficient-lvsm",
-        parameters="198M",
+        parameters="199M",
         # The repository's LICENSE.md; a badge in its README says MIT. Until the authors say which,
         # the stricter one.
         licence="CC-BY-NC-SA-4.0",
