@@ -21,8 +21,9 @@ from rtfm_rt._core import ModelError, read_info
 CHUNK = 1 << 24
 UNPICKLE = (
     'python -c "import torch, safetensors.torch as s; '
-    "s.save_file({{k: v.contiguous().clone() for k, v in torch.load('{path}', weights_only=True)"
-    ".items()}}, 'checkpoint.safetensors')\""
+    "c = torch.load('{path}', map_location='cpu', weights_only=True); "
+    "s.save_file({{k: v.contiguous().clone() for k, v in c.get('model', c).items()}}, "
+    "'checkpoint.safetensors')\""
 )
 
 
