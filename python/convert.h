@@ -50,6 +50,42 @@ inline Intrinsics to_intrinsics(const py::object& object, const Intrinsics& othe
   }
 }
 
+// One value for each action of the manifest. object: a dict of names and numbers, the others being 0,
+// or an array with all of them.
+inline std::vector<float> to_actions(const py::object& object, const Manifest& m) {
+  const std::vector<Action>& known = m.actions;
+  check<ArgumentError>(!known.empty(), "action: expected none, since ", m.name,
+                       " goes by poses, got ", describe(object));
+  std::vector<float> values(known.size());
+  if (!py::isinstance<py::dict>(object)) {
+    const auto given = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(object);
+    if (!given) PyErr_Clear();
+    check<ArgumentError>(given && given.ndim() == 1 && given.size() == py::ssize_t(known.size()),
+                         "action: expected a dict of names and numbers, or ", known.size(),
+                         " numbers, got ", describe(given ? py::object(given) : object));
+    std::copy_n(given.data(), given.size(), values.begin());
+    return values;
+  }
+  for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
+    const std::string name = py::str(key);
+    size_t i = 0;
+    while (i < known.size() && known[i].name != name) ++i;
+    if (i == known.size()) {
+      std::string names;
+      for (size_t j = 0; j < known.size() && j < 12; ++j) names += (j ? ", " : "") + known[j].name;
+      fail<ArgumentError>("action: expected names among ", names, known.size() > 12 ? ", ..." : "",
+                          " (", known.size(), "), got '", name, "'");
+    }
+    try {
+      values[i] = float(value.cast<double>());
+    } catch (const py::cast_error&) {
+      fail<ArgumentError>("action: expected a number for ", name, ", got ",
+                          describe(py::reinterpret_borrow<py::object>(value)));
+    }
+  }
+  return values;
+}
+
 // image: uint8 (height, width, 3); a copy only if it is not contiguous
 inline py::array_t<uint8_t, py::array::c_style> to_image(const py::object& object,
                                                          const Manifest& m) {

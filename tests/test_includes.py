@@ -41,7 +41,9 @@ ORDER = [
     "src/session",
     "src/session_context",
     "python/convert",
+    "python/bindings",
     "python/binding",
+    "python/binding_session",
 ]
 SEALED = {"csrc/cpu", "csrc/cuda"}  # reached through csrc/backend.h only
 

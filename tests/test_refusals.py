@@ -92,6 +92,13 @@ def bad_calls() -> dict[str, tuple[type, object]]:
             rtfm_rt.ArgumentError,
             lambda s, b=bad: s.observe(image, np.eye(4), intrinsics=b),
         )
+    calls["step action"] = (rtfm_rt.ArgumentError, lambda s: s.step(action={"forward": 1}))
+    calls["observe action"] = (
+        rtfm_rt.ArgumentError,
+        lambda s: s.observe(image, np.eye(4), action={"forward": 1}),
+    )
+    calls["imagine actions"] = (rtfm_rt.ArgumentError, lambda s: s.imagine(actions=[{}]))
+    calls["imagine nothing"] = (rtfm_rt.ArgumentError, lambda s: s.imagine())
     for bad in (0, -1.0, np.nan, np.inf, "soon"):
         calls[f"deadline {bad}"] = (
             rtfm_rt.ArgumentError,

@@ -12,6 +12,7 @@ __version__: str
 
 _Pose = Pose | ArrayLike
 _Intrinsics = tuple[float, float] | None
+_Action = dict[str, float] | ArrayLike
 
 class Error(Exception): ...
 class ArgumentError(Error, ValueError): ...
@@ -22,6 +23,8 @@ class DeviceError(Error): ...
 
 @final
 class Frame:
+    @property
+    def images(self) -> NDArray[np.uint8]: ...
     @property
     def shape(self) -> tuple[int, int, int]: ...
     @property
@@ -104,17 +107,29 @@ class Session:
         recent: int | None = None,
     ) -> None: ...
     def observe(
-        self, image: NDArray[np.uint8], pose: _Pose, *, intrinsics: _Intrinsics = None
+        self,
+        image: NDArray[np.uint8],
+        pose: _Pose | None = None,
+        *,
+        action: _Action | None = None,
+        intrinsics: _Intrinsics = None,
     ) -> int: ...
     def step(
         self,
-        pose: _Pose,
+        pose: _Pose | None = None,
         *,
+        action: _Action | None = None,
         intrinsics: _Intrinsics = None,
         deadline: float | None = None,
         out: NDArray[np.uint8] | None = None,
     ) -> Frame: ...
-    def imagine(self, poses: Iterable[_Pose], *, intrinsics: _Intrinsics = None) -> list[Frame]: ...
+    def imagine(
+        self,
+        poses: Iterable[_Pose] | None = None,
+        *,
+        actions: Iterable[_Action] | None = None,
+        intrinsics: _Intrinsics = None,
+    ) -> list[Frame]: ...
     def stats(self) -> dict[str, float]: ...
     def _options(self) -> dict[str, float]: ...
     def _world(self) -> dict[str, Any]: ...
@@ -133,6 +148,8 @@ class Session:
     def steps(self) -> int: ...
     @property
     def context(self) -> int: ...
+    @property
+    def actions(self) -> dict[str, tuple[float, float]]: ...
     @property
     def image_size(self) -> tuple[int, int]: ...
     @property

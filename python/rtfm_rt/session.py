@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +114,17 @@ class Session(_core.Session):
             recent=recent,
         )
 
-    def submit(self, pose: Any, *, intrinsics: Any = None, deadline: float | None = None) -> Ticket:
+    def submit(
+        self,
+        pose: Any = None,
+        *,
+        action: Any = None,
+        intrinsics: Any = None,
+        deadline: float | None = None,
+    ) -> Ticket:
         """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
 
-        The pose is copied. Until its tickets are done a session belongs to them: `step` from
+        Pose and action are copied. Until its tickets are done a session belongs to them: `step` from
         another thread is refused.
         """
         if self._closed:
@@ -126,12 +134,15 @@ class Session(_core.Session):
 
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="rtfm-submit")
         try:
-            frozen = np.array(pose)
+            frozen = None if pose is None else np.array(pose)
         except ValueError as error:
             raise _core.PoseError(f"pose: expected a (4, 4) matrix, got {error}") from None
-        return Ticket(
-            self._worker.submit(self.step, frozen, intrinsics=intrinsics, deadline=deadline)
-        )
+        options = {
+            "action": copy.copy(action),
+            "intrinsics": intrinsics,
+            "deadline": deadline,
+        }
+        return Ticket(self._worker.submit(self.step, frozen, **options))
 
     def fork(self) -> Session:
         """A branch of the world, at once: from here on the two go their own ways.
