@@ -23,7 +23,9 @@ py::object parse_json(const std::string& json) {
 py::dict read_info(const std::string& path) {
   const ModelFile file = [&] {
     const py::gil_scoped_release release;
-    return load_model_file(path);
+    ModelFile checked = load_model_file(path);
+    checked.weights.check_numbers();
+    return checked;
   }();
   return py::dict("manifest"_a = parse_json(file.manifest_json),
                   "tensors"_a = file.weights.tensors().size(), "parameters"_a = file.parameters,

@@ -18,7 +18,8 @@ struct ModelFile {
   int64_t parameters;
 };
 
-// Opens a model file and checks all of it, the numbers included. Throws ModelError.
+// Opens a model file and checks all of it but the numbers, which are checked as they are read.
+// Throws ModelError.
 ModelFile load_model_file(const std::string& path);
 
 }  // namespace rtfm

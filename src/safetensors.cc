@@ -80,7 +80,7 @@ TensorView parse_tensor(const Json& entry, int64_t data_bytes) {
   check<ModelError>(members && members->size() == 3 && dtype && shape && offsets,
                     "expected an object of dtype, shape and data_offsets, got ",
                     members ? "other keys" : entry.type());
-  TensorView view{parse_dtype(*dtype), parse_shape(*shape), nullptr, 0, 0};
+  TensorView view{parse_dtype(*dtype), parse_shape(*shape), 0, 0};
 
   const Json::Array* pair = offsets->as<Json::Array>();
   check<ModelError>(pair && pair->size() == 2, "data_offsets: expected [begin, end], got ",
@@ -144,14 +144,14 @@ bool any_non_finite(const std::byte* data, int64_t count) {
   return false;
 }
 
-bool any_non_finite(const TensorView& view) {
+bool any_non_finite(const TensorView& view, const std::byte* data) {
   switch (view.dtype) {
     case TensorType::f32:
-      return any_non_finite<uint32_t, 0x7F800000u>(view.data, view.elements());
+      return any_non_finite<uint32_t, 0x7F800000u>(data, view.elements());
     case TensorType::f16:
-      return any_non_finite<uint16_t, 0x7C00u>(view.data, view.elements());
+      return any_non_finite<uint16_t, 0x7C00u>(data, view.elements());
     case TensorType::bf16:
-      return any_non_finite<uint16_t, 0x7F80u>(view.data, view.elements());
+      return any_non_finite<uint16_t, 0x7F80u>(data, view.elements());
   }
   return true;
 }
@@ -252,41 +252,37 @@ void Safetensors::read_header() {
   check_layout(tensors_, data_bytes);
 }
 
-void Safetensors::read_data() {
-  naming(path_, [&] {
-    const int64_t bytes = file_bytes_ - data_start_;
-    data_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes));
-    file_.read(data_.get(), bytes, data_start_);
-    for (auto& [name, view] : tensors_) view.data = data_.get() + view.offset;
-    file_ = File();
-  });
+// The bytes of one tensor, all of them finite numbers.
+std::vector<std::byte> Safetensors::read(std::string_view name, const TensorView& view) const {
+  std::vector<std::byte> bytes(static_cast<size_t>(view.bytes));
+  naming(path_, [&] { file_.read(bytes.data(), view.bytes, data_start_ + view.offset); });
+  if (any_non_finite(view, bytes.data()))
+    fail<ModelError>(path_, ": tensor ", quoted(std::string(name)),
+                     ": expected finite numbers, got a NaN or an infinity");
+  return bytes;
 }
 
 std::vector<float> Safetensors::to_float(std::string_view name) const {
   const auto at = tensors_.find(name);
-  check<ModelError>(at != tensors_.end(), path_, ": expected tensor ", quoted(name));
+  check<ModelError>(at != tensors_.end(), path_, ": expected tensor ", quoted(std::string(name)));
   const TensorView& view = at->second;
-  check<ModelError>(view.data, path_, ": expected read_data() first");
+  const std::vector<std::byte> bytes = read(name, view);
   std::vector<float> out(static_cast<size_t>(view.elements()));
   if (view.dtype == TensorType::f32) {
-    std::memcpy(out.data(), view.data, static_cast<size_t>(view.bytes));
+    std::memcpy(out.data(), bytes.data(), bytes.size());
     return out;
   }
   for (size_t i = 0; i < out.size(); ++i) {
     uint16_t half;
-    std::memcpy(&half, view.data + 2 * i, 2);
+    std::memcpy(&half, bytes.data() + 2 * i, 2);
     out[i] =
         view.dtype == TensorType::f16 ? from_f16(half) : std::bit_cast<float>(uint32_t{half} << 16);
   }
   return out;
 }
 
-std::string Safetensors::first_non_finite() const {
-  for (const auto& [name, view] : tensors_) {
-    check<ModelError>(view.data, path_, ": expected read_data() first");
-    if (any_non_finite(view)) return name;
-  }
-  return "";
+void Safetensors::check_numbers() const {
+  for (const auto& [name, view] : tensors_) read(name, view);
 }
 
 }  // namespace rtfm

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A strict reader of .safetensors files that trusts nothing: every size is checked before memory is
-// taken for it. Bytes are copied, never mapped: a file that changes later changes nothing.
+// taken for it. Bytes are copied, never mapped, and one tensor at a time: weights that a device packs
+// need no second copy of the file.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +20,6 @@ constexpr int64_t size_of(TensorType t) { return t == TensorType::f32 ? 4 : 2; }
 struct TensorView {
   TensorType dtype;
   std::vector<int64_t> shape;  // rank <= 8, every size >= 1
-  const std::byte* data;       // little-endian, not aligned; null before read_data()
   int64_t offset, bytes;       // in the data part of the file
 
   int64_t elements() const { return bytes / size_of(dtype); }
@@ -28,24 +27,21 @@ struct TensorView {
 
 std::string to_string(const std::vector<int64_t>& shape);  // "[64, 256]"
 
-// Owns the bytes of one file. Throws ModelError, starting with the path, for anything wrong.
+// Holds one file open. Throws ModelError, starting with the path, for anything wrong.
 class Safetensors {
  public:
   // Reads and checks the header only. Dtypes other than F32, F16 and BF16 are refused.
   explicit Safetensors(const std::string& path);
 
-  // Reads the tensors. Call it once the names and shapes are known to be wanted.
-  void read_data();
-
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::map<std::string, TensorView, std::less<>>& tensors() const { return tensors_; }
   int64_t file_bytes() const { return file_bytes_; }
 
-  // A copy as f32, in the order stored. read_data() comes first.
+  // A copy as f32, in the order stored. Refuses NaN and infinities.
   std::vector<float> to_float(std::string_view name) const;
 
-  // Name of the first tensor that holds a NaN or an infinity, or "". read_data() comes first.
-  std::string first_non_finite() const;
+  // Refuses NaN and infinities anywhere: reads everything.
+  void check_numbers() const;
 
  private:
   class File {  // one open descriptor
@@ -63,13 +59,13 @@ class Safetensors {
   };
 
   void read_header();
+  std::vector<std::byte> read(std::string_view name, const TensorView& view) const;
 
   std::string path_;
   File file_;
   int64_t file_bytes_ = 0, data_start_ = 0;
   std::map<std::string, std::string> metadata_;
   std::map<std::string, TensorView, std::less<>> tensors_;
-  std::unique_ptr<std::byte[]> data_;
 };
 
 }  // namespace rtfm

@@ -92,11 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", metavar="FILE", help="write all figures and receipts there")
     bench.set_defaults(run=_bench)
 
-    convert = commands.add_parser("convert", help="make a model file from a training checkpoint")
-    convert.add_argument("checkpoint", metavar="CHECKPOINT", help="the trainer's .safetensors")
-    convert.add_argument("out", metavar="OUT", help="the model file to write")
-    convert.add_argument("--name", required=True, help="what the model is called")
-    convert.add_argument("--licence", required=True, help="SPDX name of the weights' licence")
+    convert = commands.add_parser("convert", help="make a model file from a checkpoint")
+    convert.add_argument(
+        "files", metavar="CHECKPOINT", nargs="*", help="published .safetensors, and last the OUT"
+    )
+    convert.add_argument("--list", action="store_true", help="which checkpoints it knows")
+    convert.add_argument("--family", metavar="NAME", help="one of that list (by tensor names)")
+    convert.add_argument("--name", help="what the model is called")
+    convert.add_argument("--licence", help="of the weights, where the list does not know it")
     convert.add_argument("--dtype", choices=("bfloat16", "float32"), help="of large matrices")
     convert.add_argument(
         "--steps", type=options.positive, metavar="N", help="default denoising steps"
@@ -155,7 +158,7 @@ def _info(args: argparse.Namespace) -> None:
 def _show_info(path: str, info: dict[str, Any]) -> None:
     m = info["manifest"]
     r, image, camera = m["retrieval"], m["image"], m["camera"]
-    by_view = r["context"] - r["sinks"] - r["recent"]
+    codec = m.get("codec", {"kind": "patch", "patch": m.get("patch")})
     across = Intrinsics(camera["fx"], camera["fy"]).horizontal_fov
     show(
         f"{m['name']} · {m['family']} · {m['licence']}",
@@ -163,39 +166,86 @@ def _show_info(path: str, info: dict[str, Any]) -> None:
             "frames": [f"{image['width']}x{image['height']} pixels, {across:.0f}° across"],
             "network": [
                 f"{m['layers']} blocks of width {m['width']}, {m['heads']} heads of "
-                f"{m['head_dim']}, {m['codec']['kind']} codec of {m['codec']['patch']} pixels"
+                f"{m['head_dim']}, codec {codec['kind']} of {codec['patch']} pixels"
             ],
             "weights": [
                 f"{info['parameters'] / 1e6:.1f} million in {info['tensors']} tensors, "
                 f"{info['bytes'] / 1e6:.1f} MB"
             ],
             "steps": [f"{m['steps']} of the possible {', '.join(sorted(m['samplers'], key=int))}"],
-            "context": [
-                f"{r['context']} frames: {r['sinks']} first, {r['recent']} latest, "
-                f"{by_view} by what they have seen"
-            ],
+            **(_by_actions(m) if "actions" in m else _by_poses(r)),
             "sight": [f"{r['near']:g} to {r['far']:g} m"],
-            "commits": [f"frames with a support below {r['commit_below']:.0%}"],
             "made from": [f"{m['source']['file']}", f"sha256 {m['source']['sha256'][:16]}…"],
             "file": [path],
         },
     )
 
 
+def _by_poses(r: dict[str, Any]) -> dict[str, list[str]]:
+    by_view = r["context"] - r["sinks"] - r["recent"]
+    return {
+        "context": [
+            f"{r['context']} frames: {r['sinks']} first, {r['recent']} latest, "
+            f"{by_view} by what they have seen"
+        ],
+        "commits": [f"frames with a support below {r['commit_below']:.0%}"],
+    }
+
+
+def _by_actions(m: dict[str, Any]) -> dict[str, list[str]]:
+    names = [action["name"] for action in m["actions"]]
+    shown = ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
+    return {"context": ["the frames before"], "actions": [shown]}
+
+
 def _convert(args: argparse.Namespace) -> None:
     try:
-        from rtfm_rt.convert import convert
+        from rtfm_rt.convert import RECIPES, convert, convert_published
     except ImportError as error:
         raise Error(
             f"convert: expected PyTorch and safetensors, got: {error}; "
             "pip install 'rtfm_rt[convert]'"
         ) from None
+    if args.list:
+        _show_recipes(RECIPES)
+        return
+    if len(args.files) < 2:
+        raise Error(f"convert: expected checkpoints and an OUT, got {len(args.files)} file(s)")
+    *checkpoints, out = args.files
+    if args.family != "frame_dit" and not (args.family is None and args.licence):
+        info = convert_published(
+            checkpoints,
+            out,
+            recipe=args.family,
+            name=args.name,
+            dtype=args.dtype or "bfloat16",
+        )
+        _show_info(out, info)
+        return
+    if len(checkpoints) > 1 or not args.name or not args.licence:
+        raise Error("convert: expected one checkpoint, --name and --licence for frame_dit")
     values: dict[str, Any] = {"dtype": args.dtype, "steps": args.steps}
     if args.fov is not None:
         values["fx"], values["fy"] = Intrinsics.from_fov(args.fov, args.aspect)
     given = {key: value for key, value in values.items() if value is not None}
-    info = convert(args.checkpoint, args.out, name=args.name, licence=args.licence, **given)
-    _show_info(args.out, info)
+    info = convert(checkpoints[0], out, name=args.name, licence=args.licence, **given)
+    _show_info(out, info)
+
+
+def _show_recipes(recipes: dict[str, Any]) -> None:
+    for recipe in recipes.values():
+        show(
+            f"{recipe.name} · {recipe.family} · {recipe.licence}",
+            {
+                "files": [recipe.files],
+                "from": recipe.source.split(", "),
+                "parameters": [recipe.parameters],
+            },
+        )
+    show(
+        "frame_dit",
+        {"files": ["weights.safetensors of tools/rooms, with --name and --licence"]},
+    )
 
 
 # bench

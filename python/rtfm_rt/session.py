@@ -124,8 +124,8 @@ class Session(_core.Session):
     ) -> Ticket:
         """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
 
-        Pose and action are copied. Until its tickets are done a session belongs to them: `step` from
-        another thread is refused.
+        Pose and action are copied. Until its tickets are done a session belongs to them: `step`
+        from another thread is refused.
         """
         if self._closed:
             raise _core.WorldError("submit: expected an open session, got a closed one")
