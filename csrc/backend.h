@@ -12,7 +12,7 @@
 
 namespace rtfm {
 
-enum class DType : uint8_t { f32, bf16, e4m3 };
+enum class DType : uint8_t { f32, bf16, e4m3, i8 };
 
 constexpr int64_t size_of(DType t) { return t == DType::f32 ? 4 : t == DType::bf16 ? 2 : 1; }
 
@@ -78,8 +78,8 @@ struct NormModulateArgs {
 
 // Brings queries, keys and values into the heads that attention reads. q and k: RMS norm over dim,
 // times gain, then the last 2 * rope dims turn by the angles of their token (half-split pairs i,
-// i + rope). q is scaled for a softmax in powers of two (log2(e)/sqrt(dim)). K and V go into context
-// slot `slot` and, where there are inputs, to layer `layer` of inputs->page.
+// i + rope). q is scaled for a softmax in powers of two (log2(e)/sqrt(dim)). K and V go into
+// context slot `slot` and, where there are inputs, to layer `layer` of inputs->page.
 struct QkvSplitArgs {
   const float* q;            // [tokens, heads * dim]; null for no queries
   const float* k;            // [tokens, kv_heads * dim]; null for neither keys nor values
@@ -97,9 +97,9 @@ struct QkvSplitArgs {
   float eps;
 };
 
-// Brings inputs->pages[first_page ...] into context slots 1..pages of `layers` layers of the context,
-// as the query camera sees them: in every group of 4 consecutive dims of the first camera_dims,
-// k ← M k and v ← M v. heads: of keys and values.
+// Brings inputs->pages[first_page ...] into context slots 1..pages of `layers` layers of the
+// context, as the query camera sees them: in every group of 4 consecutive dims of the first
+// camera_dims, k ← M k and v ← M v. heads: of keys and values.
 struct GatherArgs {
   const StepInputs* inputs;
   void* context;  // [layers, slots] of slot_bytes
@@ -167,9 +167,11 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string name() const = 0;                           // "cpu:avx512", "cuda:0"
-  virtual DType operand_dtype() const = 0;                        // also the dtype of pages
-  virtual DType weight_dtype() const { return operand_dtype(); }  // or e4m3, a scale for each row
+  virtual std::string name() const = 0;     // "cpu:avx512", "cuda:0"
+  virtual DType operand_dtype() const = 0;  // also the dtype of pages
+  virtual DType weight_dtype() const {
+    return operand_dtype();
+  }                                 // or e4m3, i8: a scale for each row
   virtual int threads() const = 0;  // host threads that compute; 1 on a GPU
   // Whether it has what frame_dit needs only: rms norm, the first three epilogues, as many heads of
   // keys as of queries, and none of the ops that refuse below.
@@ -216,8 +218,8 @@ class Backend {
 };
 
 // tier: "" for the best one that this CPU allows (with `precision`, when given), or "portable",
-// "avx2", "avx512", "amx". threads: 0 for one per CPU of the caller's affinity mask, else 1..256.
-// Throws std::invalid_argument for what the CPU lacks.
+// "avx2", "avx512", "amx", "vnni". threads: 0 for one per CPU of the caller's affinity mask,
+// else 1..256. Throws std::invalid_argument for what the CPU lacks.
 std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional<DType> precision,
                                           int threads);
 

@@ -14,7 +14,9 @@ std::optional<DType> parse_precision(const std::string& precision) {
   if (precision == "float32") return DType::f32;
   if (precision == "bfloat16") return DType::bf16;
   if (precision == "float8") return DType::e4m3;
-  fail<DeviceError>("precision: expected auto, float32, bfloat16 or float8, got '", precision, "'");
+  if (precision == "int8") return DType::i8;
+  fail<DeviceError>("precision: expected auto, float32, bfloat16, float8 or int8, got '", precision,
+                    "'");
 }
 
 }  // namespace
@@ -44,7 +46,17 @@ std::shared_ptr<Backend> make_backend(const std::string& device, const std::stri
 
 std::string precision_name(const Backend& backend) {
   const DType dtype = backend.weight_dtype();
-  return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float8";
+  switch (dtype) {
+    case DType::f32:
+      return "float32";
+    case DType::bf16:
+      return "bfloat16";
+    case DType::e4m3:
+      return "float8";
+    case DType::i8:
+      return "int8";
+  }
+  return "";
 }
 
 }  // namespace rtfm

@@ -10,7 +10,7 @@
 namespace rtfm {
 
 // device: "auto", "cpu", "cpu:TIER" (portable, avx2, avx512, amx), "cuda", "cuda:N".
-// precision: "auto", "float32", "bfloat16" or "float8". threads: 0 for one per CPU.
+// precision: "auto", "float32", "bfloat16", "float8" or "int8". threads: 0 for one per CPU.
 // "auto" takes the best device there is; one that is named and missing is a DeviceError.
 std::shared_ptr<Backend> make_backend(const std::string& device, const std::string& precision,
                                       int threads);

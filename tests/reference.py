@@ -34,6 +34,14 @@ def e4m3(x: Floats) -> Floats:
     return np.clip(np.rint(scaled / place) * place, -448, 448) * unit
 
 
+def int8(x: ArrayLike) -> Floats:
+    """Rows rounded to 255 steps, each with its own unit max|row| / 127, in float32 as stored."""
+    x = np.asarray(x, np.float32)
+    peak = np.abs(x).max(-1, keepdims=True)
+    unit = np.where(peak > 0, peak / np.float32(127), np.float32(1)).astype(np.float32)
+    return np.rint(x * (np.float32(1) / unit)).astype(np.float64) * unit
+
+
 def gelu_tanh(x: Floats) -> Floats:
     """x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))"""
     return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
@@ -50,7 +58,9 @@ def matmul(
     precision: str = "float32",
 ) -> Floats:
     """r = x wᵀ + bias; y = r, gelu_tanh(r) or y0 + gate r. x (rows, k), w (n, k), y (rows, n)."""
-    if precision == "float8":
+    if precision == "int8":
+        r = int8(x) @ int8(w).T
+    elif precision == "float8":
         r = e4m3(operand(x, precision)) @ e4m3(operand(w, "float32")).T
     else:
         r = operand(x, precision) @ operand(w, precision).T

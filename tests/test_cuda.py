@@ -178,7 +178,7 @@ def test_benchmarks_run(tmp_path):
         ("cuda_memory.py", "cuda:emulated"),
         ("cuda_steps.py", "cpu"),
         ("cuda_torch.py", "cpu"),
-        ("float8.py", "cuda:emulated"),
+        ("precision.py", "cuda:emulated"),
     )
     for script, device in scripts:
         out = tmp_path / "out.json"

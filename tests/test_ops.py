@@ -255,9 +255,9 @@ def test_the_best_tier_is_taken(testing):
     best = testing.tiers()[0]
     for name in "auto", "cpu":
         assert testing.Device(name).name == f"cpu:{best}"
-        fastest = next(tier for tier in testing.tiers() if tier != "amx")
+        fastest = next(tier for tier in testing.tiers() if tier not in ("amx", "vnni"))
         assert testing.Device(name, "float32").name == f"cpu:{fastest}"
-    assert testing.tiers()[-1] == "portable"
+    assert [tier for tier in testing.tiers() if tier != "vnni"][-1] == "portable"
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 256])
@@ -282,7 +282,7 @@ def test_refuses_devices(testing, name):
 
 @pytest.mark.parametrize("name", ["", "float16", "fp32", "Float32"])
 def test_refuses_precisions(testing, name):
-    with pytest.raises(rtfm_rt.DeviceError, match=f"bfloat16 or float8, got '{name}'"):
+    with pytest.raises(rtfm_rt.DeviceError, match=f"float8 or int8, got '{name}'"):
         testing.Device("cpu", name)
 
 

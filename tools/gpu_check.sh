@@ -74,7 +74,7 @@ print(session.device, session.precision, session.step(np.eye(4)))"
   }
   bench ops cuda_ops.py 120
   bench memory cuda_memory.py 60
-  bench float8 float8.py 60
+  bench float8 precision.py 60
   bench models cuda_steps.py 300
   bench torch cuda_torch.py 600
 fi

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 #include "csrc/cpu/cpu_info.h"
 #include "csrc/cpu/pool.h"
@@ -23,6 +24,7 @@ class CpuBackend final : public Backend {
 
   std::string name() const override { return std::string("cpu:") + kernels_.name; }
   DType operand_dtype() const override { return kernels_.operand; }
+  DType weight_dtype() const override { return kernels_.weights; }
   int threads() const override { return pool_.threads(); }
 
   // calloc: large blocks come zeroed from the system and stay untouched until they are used, so a
@@ -70,7 +72,19 @@ class CpuBackend final : public Backend {
     kernels_.pack_weight(w, n, k, packed);
   }
 
-  void matmul(const MatmulArgs& a) override { launch(kernels_.matmul, a); }
+  void matmul(const MatmulArgs& a) override {
+    if (kernels_.weights != DType::i8) return launch(kernels_.matmul, a);
+    const int64_t stride = kernels_.quantized_stride(a.k);
+    if (int64_t(quantized_.size()) < a.rows * stride) quantized_.resize(size_t(a.rows * stride));
+    launch(kernels_.quantize, QuantizeArgs{.x = static_cast<const float*>(a.x),
+                                           .q = quantized_.data(),
+                                           .x_stride = a.x_stride,
+                                           .rows = a.rows,
+                                           .cols = a.k});
+    MatmulArgs quantized = a;
+    quantized.x = quantized_.data(), quantized.x_stride = stride;
+    launch(kernels_.matmul, quantized);
+  }
   void norm_modulate(const NormModulateArgs& a) override { launch(kernels_.norm_modulate, a); }
   void qkv_split(const QkvSplitArgs& a) override { launch(kernels_.qkv_split, a); }
   void gather(const GatherArgs& a) override { launch(kernels_.gather, a); }
@@ -93,6 +107,7 @@ class CpuBackend final : public Backend {
 
   const Kernels& kernels_;
   Pool pool_;
+  std::vector<char> quantized_;  // x of a matmul in int8; as large as the largest so far
 };
 
 }  // namespace
@@ -106,17 +121,19 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
   const char* wanted = !precision                  ? "any precision"
                        : *precision == DType::bf16 ? "bfloat16"
                        : *precision == DType::e4m3 ? "float8"
+                       : *precision == DType::i8   ? "int8"
                                                    : "float32";
   if (threads < 0 || threads > cpu::kMaxThreads)
     throw std::invalid_argument("threads: expected 1 to " + std::to_string(cpu::kMaxThreads) +
                                 ", or 0 for one per CPU, got " + std::to_string(threads));
   for (const cpu::Kernels* t : tiers)
-    if ((tier.empty() || tier == t->name) && (!precision || *precision == t->operand))
+    if ((tier.empty() || tier == t->name) && (!precision || *precision == t->weights))
       return std::make_unique<cpu::CpuBackend>(*t, threads ? threads : cpu::available_cpus());
-  throw std::invalid_argument(
-      "cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " + wanted +
-      "; this CPU and build offer " + names +
-      " (bfloat16 is what amx computes in, float32 all others; float8 wants a GPU)");
+  throw std::invalid_argument("cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " +
+                              wanted + "; this CPU and build offer " + names +
+                              " (bfloat16 is what amx computes in, int8 what vnni multiplies in, "
+                              "float32 all others; float8 "
+                              "wants a GPU)");
 }
 
 }  // namespace rtfm

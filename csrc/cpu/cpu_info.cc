@@ -47,6 +47,9 @@ std::vector<const Kernels*> available_tiers() {
   if (avx2) tiers.push_back(&avx2::kernels);
 #endif
   tiers.push_back(&portable::kernels);
+#if defined(RTFM_HAVE_VNNI)
+  if (avx512 && __builtin_cpu_supports("avx512vnni")) tiers.push_back(&vnni::kernels);
+#endif
   return tiers;
 }
 

@@ -24,10 +24,18 @@ static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_
           cols, [&](int64_t j, int64_t n) { store_some(y + j, activation(biased(j, n)), n); });
     };
     switch (a.epilogue) {
-      case Epilogue::gelu: put_operand([](vf x) { return gelu_tanh(x); }); break;
-      case Epilogue::gelu_erf: put_operand([](vf x) { return gelu_erf(x); }); break;
-      case Epilogue::silu: put_operand([](vf x) { return silu(x); }); break;
-      case Epilogue::relu: put_operand([](vf x) { return max(x, vf{}); }); break;
+      case Epilogue::gelu:
+        put_operand([](vf x) { return gelu_tanh(x); });
+        break;
+      case Epilogue::gelu_erf:
+        put_operand([](vf x) { return gelu_erf(x); });
+        break;
+      case Epilogue::silu:
+        put_operand([](vf x) { return silu(x); });
+        break;
+      case Epilogue::relu:
+        put_operand([](vf x) { return max(x, vf{}); });
+        break;
       case Epilogue::store: {
         float* y = static_cast<float*>(a.y) + at;
         for_each_vector(cols, [&](int64_t j, int64_t n) { store_some(y + j, biased(j, n), n); });

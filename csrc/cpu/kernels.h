@@ -12,9 +12,16 @@ struct Kernel {
   void (*run)(const Args&, int64_t task, int64_t tasks);
 };
 
+// Rows of x for a matmul in int8.
+struct QuantizeArgs {
+  const float* x;  // [rows, cols]
+  void* q;         // [rows] of quantized_stride(cols) bytes
+  int64_t x_stride, rows, cols;
+};
+
 struct Kernels {
   const char* name;
-  DType operand;
+  DType operand, weights;
   int64_t row_padding;  // rows of an operand are allocated in multiples of this
 
   int64_t (*weight_bytes)(int64_t n, int64_t k);
@@ -22,6 +29,9 @@ struct Kernels {
   int64_t (*slot_bytes)(int64_t heads, int64_t tokens, int64_t dim);
   void (*pack_weight)(const float* w, int64_t n, int64_t k, void* packed);
 
+  // Where weights are int8: what x becomes before a matmul, whose x and x_stride are then these.
+  int64_t (*quantized_stride)(int64_t cols);
+  Kernel<QuantizeArgs> quantize;
   Kernel<MatmulArgs> matmul;
   Kernel<NormModulateArgs> norm_modulate;
   Kernel<QkvSplitArgs> qkv_split;
@@ -44,6 +54,9 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 namespace amx {
+extern const Kernels kernels;
+}
+namespace vnni {
 extern const Kernels kernels;
 }
 

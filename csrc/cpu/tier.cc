@@ -14,17 +14,30 @@ namespace rtfm::cpu::RTFM_TIER {
 extern const Kernels kernels;
 const Kernels kernels = {
     .name = RTFM_NAME(RTFM_TIER),
-#ifdef RTFM_BF16
+#if defined(RTFM_BF16)
     .operand = DType::bf16,
+    .weights = DType::bf16,
     .row_padding = 32,
+#elif defined(RTFM_INT8)
+    .operand = DType::f32,
+    .weights = DType::i8,
+    .row_padding = 1,
 #else
     .operand = DType::f32,
+    .weights = DType::f32,
     .row_padding = 1,
 #endif
     .weight_bytes = weight_bytes,
     .query_bytes = query_bytes,
     .slot_bytes = slot_bytes,
     .pack_weight = pack_weight,
+#ifdef RTFM_INT8
+    .quantized_stride = quantized_stride,
+    .quantize = {quantize_tasks, quantize},
+#else
+    .quantized_stride = nullptr,
+    .quantize = {},
+#endif
     .matmul = {matmul_tasks, matmul},
     .norm_modulate = {norm_modulate_tasks, norm_modulate},
     .qkv_split = {qkv_split_tasks, qkv_split},

@@ -163,10 +163,9 @@ RTFM_INLINE vf silu(vf x) { return x / (exp2(min(x * -1.44269504f, splat(126.f))
 RTFM_INLINE vf gelu_erf(vf x) {
   const vf z = max(x, -x) * 0.70710678f;
   const vf t = splat(1.f) / (z * 0.3275911f + 1.f);
-  const vf poly =
-      ((((t * 1.061405429f - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
-       0.254829592f) *
-      t;
+  const vf poly = ((((t * 1.061405429f - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
+                   0.254829592f) *
+                  t;
   const vf tail = poly * exp2(max(z * z * -1.44269504f, splat(-127.f))) * 0.5f;  // Φ(-|x|)
   return x * (x > vf{} ? splat(1.f) - tail : tail);
 }

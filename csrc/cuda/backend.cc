@@ -159,9 +159,10 @@ std::unique_ptr<Backend> make_cuda_backend(const std::string& which,
                                            std::optional<DType> precision) {
   const cuda::Library library = cuda::open_library(which.c_str());
   if (!library.api) throw BackendError(library.problem);
-  if (precision == DType::f32)
+  if (precision == DType::f32 || precision == DType::i8)
     throw BackendError(
-        "expected precision auto, bfloat16 or float8 (what CUDA devices compute in), got float32");
+        "expected precision auto, bfloat16 or float8 (what CUDA devices compute in), got " +
+        std::string(precision == DType::f32 ? "float32" : "int8"));
   return std::make_unique<cuda::CudaBackend>(library, precision.value_or(DType::bf16));
 }
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What float8 costs in quality beside bfloat16: layers, a large random model, frames of rooms.
+"""What eight bits cost in quality beside a device's own precision: layers, a large random model,
+frames of rooms.
 
-    python benchmarks/float8.py [--device cuda] [--quick] [--json FILE]
+    python benchmarks/precision.py [--device cuda | cpu] [--quick] [--json FILE]
 
+On a GPU that is float8 beside bfloat16, on a CPU int8 beside float32.
 Errors are relative, in the Euclidean norm. Layers are normal numbers against float64; the large
 model has the weights of cuda_steps.py and makes one frame from noise; frames are the bundled
 model's, of 24 rooms that training never saw, from 4 pictures and noise that is the same in both.
@@ -24,7 +26,6 @@ from cuda_steps import Case, write_random_model
 from rtfm_rt import _testing
 from rtfm_rt.session import model_path
 
-PRECISIONS = ("bfloat16", "float8")
 PICTURES, VIEWS = 4, 2  # of a room: observed, then asked for
 LAYERS = [(3840, 1280), (1280, 5120), (6144, 2048), (2048, 8192)]  # n, k
 LARGE, SMALL = Case(8, 8, 1280, 25), Case(2, 3, 64, 2)
@@ -34,17 +35,22 @@ def error(got: np.ndarray, want: np.ndarray) -> float:
     return round(float(np.linalg.norm(got - want) / np.linalg.norm(want)), 5)
 
 
+def precisions(device: str) -> tuple[str, str]:
+    """The device's own, and the narrow one."""
+    return ("float32", "int8") if device.startswith("cpu") else ("bfloat16", "float8")
+
+
 def layer(device: str, n: int, k: int) -> dict[str, Any]:
     """The error of y = x wᵀ for 64 rows."""
     rng = np.random.default_rng(n + k)
     x, w = (rng.standard_normal((rows, k), np.float32) for rows in (64, n))
     want = x.astype(np.float64) @ w.astype(np.float64).T
-    errors = {p: error(_testing.Device(device, p).matmul(x, w), want) for p in PRECISIONS}
+    errors = {p: error(_testing.Device(device, p).matmul(x, w), want) for p in precisions(device)}
     return {"n": n, "k": k, **errors}
 
 
 def random_model(device: str, case: Case) -> dict[str, Any]:
-    """The error of float8 against bfloat16 in what a model makes of a picture and of noise."""
+    """The error of the narrow precision against the other in what a model makes of a picture and of noise."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (8 * case.rows, 8 * case.cols, 3), np.uint8)
     noise = rng.standard_normal((case.rows * case.cols, 192), np.float32)
@@ -52,19 +58,23 @@ def random_model(device: str, case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.safetensors"
         parameters = write_random_model(path, case)
-        for precision in PRECISIONS:
+        for precision in precisions(device):
             network = _testing.Network(str(path), device, precision, pages=1)
             made.append((network.read(image)[-1], network.sample(noise, case.steps, [])))
-    (page, frame), (page8, frame8) = made
+    (page, frame), (narrow_page, narrow_frame) = made
     about = {"parameters": parameters, "width": case.width, "layers": case.layers}
-    return {**about, "last_keys_and_values": error(page8, page), "frame": error(frame8, frame)}
+    return {
+        **about,
+        "last_keys_and_values": error(narrow_page, page),
+        "frame": error(narrow_frame, frame),
+    }
 
 
 def frames(device: str, rooms: int) -> dict[str, Any]:
     """PSNR in dB of the bundled model's frames, means and the least."""
     data = heldout.load_rooms()
-    made: dict[str, list[np.ndarray]] = {p: [] for p in PRECISIONS}
-    for precision in PRECISIONS:
+    made: dict[str, list[np.ndarray]] = {p: [] for p in precisions(device)}
+    for precision in made:
         empty = _testing.Session(model_path("rooms"), device=device, precision=precision)
         for images, poses in zip(data.images[:rooms], data.poses, strict=False):
             branch = empty.fork()
@@ -73,12 +83,12 @@ def frames(device: str, rooms: int) -> dict[str, Any]:
             for pose in poses[PICTURES:][:VIEWS]:
                 made[precision].append(branch.imagine(pose)["pixels"])
     truth = data.images[:rooms, PICTURES:][:, :VIEWS].reshape(-1, *data.images.shape[2:])
-    wide, narrow = (made[p] for p in PRECISIONS)
+    wide, narrow = made.values()
     between = [heldout.psnr(a, b) for a, b in zip(narrow, wide, strict=True)]
     found: dict[str, Any] = {"frames": len(between)}
-    found["float8_to_bfloat16"] = round(float(np.mean(between)), 2)
+    found["_to_".join(reversed(made))] = round(float(np.mean(between)), 2)
     found["least"] = round(min(between), 2)
-    for precision in PRECISIONS:
+    for precision in made:
         values = [heldout.psnr(a, b) for a, b in zip(made[precision], truth, strict=True)]
         found[f"{precision}_to_truth"] = round(float(np.mean(values)), 2)
     return found

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Precision int8: weights and what meets them in eight bits, on CPUs with VNNI."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cases
+import reference
+import rtfm_rt
+from models import turn
+
+
+@pytest.fixture(scope="module")
+def int8(testing) -> str:
+    if "vnni" not in testing.tiers():
+        pytest.skip("this CPU has no AVX-512 VNNI")
+    return "cpu:vnni"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("epilogue", cases.EPILOGUES)
+@pytest.mark.parametrize("case", cases.MATMULS, ids=cases.name)
+def test_matmul(testing, int8, case, epilogue, threads, rng):
+    """Beside the same roundings: sums are exact, so that only a tie can fall otherwise."""
+    arguments = cases.matmul(case, epilogue, rng)
+    device = testing.Device(int8, threads=threads)
+    got = device.matmul(**arguments)
+    assert np.array_equal(got, device.matmul(**arguments)), "not repeatable"
+    want = reference.matmul(**arguments, precision="int8")
+    cases.assert_close(got, want, "tensor")
+
+
+@pytest.mark.parametrize("case", [(64, 1280, 1280), (64, 512, 5120)], ids=cases.name)
+def test_larger_layers(testing, int8, case, rng):
+    """What the rounding alone costs."""
+    arguments = cases.matmul(case, "store", rng) | {"bias": None}
+    error = cases.errors(testing.Device(int8).matmul(**arguments), reference.matmul(**arguments))
+    assert 0.005 < error.norm < 0.015
+
+
+def test_scales(testing, int8, rng):
+    """Every row of x and every output channel has a scale of its own: powers of two are exact."""
+    arguments = cases.matmul((33, 70, 200), "store", rng) | {"bias": None}
+    device = testing.Device(int8)
+    plain = device.matmul(**arguments)
+    a, b = (2.0 ** rng.integers(-20, 20, (m, 1)) for m in (33, 70))
+    scaled = device.matmul(arguments["x"] * a, arguments["w"] * b)
+    np.testing.assert_allclose(scaled, plain * (a * b.T), rtol=1e-5)
+
+
+def test_extremes(testing, int8):
+    """The largest sums do not overflow; rows and channels of zeros have no scale."""
+    k = 65536
+    x, w = np.full((2, k), 3, np.float32), np.full((2, k), -2, np.float32)
+    x[1], w[1] = 0, 0
+    y = testing.Device(int8).matmul(x, w)
+    np.testing.assert_allclose(y, [[-6 * k, 0], [0, 0]], rtol=1e-5)
+
+
+def test_session(model, picture, int8):
+    """Other frames than in float32, though not very; a branch makes the same."""
+    options = {"device": "cpu", "commit_below": 2.0, "seed": 1, "threads": 2}
+    session = rtfm_rt.Session(model[0], precision="int8", **options)
+    assert (session.precision, session.device) == ("int8", "cpu:vnni")
+    other = rtfm_rt.Session(model[0], precision="float32", **options)
+    for one in session, other:
+        one.observe(picture, turn(0))
+        one.step(turn(9))
+    branch, poses = session.fork(), [turn(20 + i) for i in range(3)]
+    walk, again, exact = ([np.array(one.step(p)) for p in poses] for one in (session, branch, other))
+    assert np.array_equal(walk, again)
+    difference = np.abs(np.subtract(walk, exact, dtype=float))
+    assert 0 < difference.mean() < 4
+
+
+def test_only_when_asked_for(testing):
+    assert testing.Device("cpu").precision != "int8"
+    assert testing.Device("auto").precision != "int8"
+
+
+def test_refuses_other_tiers(testing):
+    for name in [f"cpu:{tier}" for tier in testing.tiers() if tier != "vnni"]:
+        with pytest.raises(rtfm_rt.DeviceError, match="with int8; this CPU .* int8 what vnni"):
+            testing.Device(name, "int8")
+    with pytest.raises(rtfm_rt.DeviceError, match="got int8"):
+        testing.Device("cuda:emulated", "int8")
