@@ -17,49 +17,69 @@ int64_t attention_tasks(const AttentionArgs& a, int) {
   return a.heads * (round_up(a.tokens, MR) / MR);
 }
 
-// Turns scores[keys] (powers of two) into weights in place; returns the factor for what came
-// before.
-RTFM_INLINE float softmax_chunk(float* scores, int64_t keys, int64_t padded, float& top,
-                                float& total) {
-  for (int64_t j = keys; j < padded; ++j) scores[j] = -INFINITY;
-  vf highest = splat(top);
-  for (int64_t j = 0; j < padded; j += VL) highest = max(highest, load(scores + j));
-  float now = highest[0];
-  for (int i = 1; i < VL; ++i) now = highest[i] > now ? highest[i] : now;
-  const vf offset = splat(now);
-  vf weights{};
-  for (int64_t j = 0; j < padded; j += VL) {
-    const vf w = exp2(load(scores + j) - offset);
-    store(scores + j, w);
-    weights += w;
+// What the softmax of a strip has come to, row by row; padded so that a vector holds whole rows.
+struct Softmax {
+  static constexpr int64_t kRows = (MR + VL - 1) / VL * VL;
+  alignas(64) float top[kRows], factor[kRows];  // factor: for what came before the last chunk
+  vf total[MR];                                 // of weights, each lane its own keys
+};
+
+// Turns scores[rows, kChunk], powers of two, into weights in place.
+RTFM_INLINE void softmax_chunk(float* scores, int64_t rows, int64_t keys, Softmax& s) {
+  const int64_t padded = round_up(keys, VL);
+  alignas(64) float peak[Softmax::kRows];
+  for (float& p : peak) p = -INFINITY;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = scores + r * kChunk;
+    for (int64_t j = keys; j < padded; ++j) row[j] = -INFINITY;
+    vf highest = load(row);
+    for (int64_t j = VL; j < padded; j += VL) highest = max(highest, load(row + j));
+    peak[r] = highest_of(highest);
   }
-  const float factor = exp2(splat(top - now))[0];
-  total = total * factor + sum(weights);
-  top = now;
-  return factor;
+  for (int64_t r = 0; r < Softmax::kRows; r += VL) {
+    const vf before = load(s.top + r), now = max(before, load(peak + r));
+    store(s.factor + r, exp2(before - now));
+    store(s.top + r, now);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = scores + r * kChunk;
+    const vf offset = splat(s.top[r]);
+    vf weights{};
+    for (int64_t j = 0; j < padded; j += VL) {
+      const vf w = exp2(load(row + j) - offset);
+      store(row + j, w);
+      weights += w;
+    }
+    s.total[r] = s.total[r] * s.factor[r] + weights;
+  }
 }
 
 void attention(const AttentionArgs& a, int64_t task, int64_t) {
   const SlotLayout layout(a.kv_heads, a.tokens, a.dim);
-  const int64_t head = task % a.heads, first = task / a.heads * MR;
+  // head by head, so that the keys and values of one stay near while its strips pass
+  const int64_t strips = round_up(a.tokens, MR) / MR;
+  const int64_t head = task / strips, first = task % strips * MR;
   const int64_t kv_head = head * a.kv_heads / a.heads;
   const int64_t rows = least<int64_t>(MR, a.tokens - first);
   const float* q = static_cast<const float*>(a.q) + (head * round_up(a.tokens, 32) + first) * a.dim;
-  alignas(64) float scores[MR * kChunk], out[MR * kMaxDepth] = {};
-  float top[MR], total[MR] = {};
-  for (float& t : top) t = -1e30f;
+  alignas(64) float scores[MR * kChunk], out[MR * kMaxDepth];
+  std::memset(out, 0, size_t(rows * kMaxDepth) * 4);
+  Softmax softmax{};
+  for (float& top : softmax.top) top = -1e30f;
 
   for (int64_t s = 0; s < a.slots; ++s) {
     const Operand* slot = static_cast<const Operand*>(a.context) + s * layout.size();
     const Operand *k = layout.k(slot, kv_head), *v = layout.v(slot, kv_head);
     for (int64_t j = 0; j < a.tokens; j += kChunk) {
-      const int64_t keys = least(kChunk, a.tokens - j), padded = round_up(keys, NR);
-      for (int64_t p = 0; p < padded; p += NR)
+      const int64_t keys = least(kChunk, a.tokens - j);
+      for (int64_t p = 0; p < keys; p += NR)
         multiply(rows, q, a.dim, k + (j + p) * a.dim, NR, a.dim, scores + p, kChunk, false);
+      softmax_chunk(scores, rows, keys, softmax);
       for (int64_t r = 0; r < rows; ++r) {
-        const float factor = softmax_chunk(scores + r * kChunk, keys, padded, top[r], total[r]);
+        if (softmax.factor[r] == 1.f) continue;  // no higher score came, as in most chunks
         float* o = out + r * kMaxDepth;
-        for (int64_t d = 0; d < layout.depth; d += VL) store(o + d, load(o + d) * factor);
+        for (int64_t d = 0; d < layout.depth; d += VL)
+          store(o + d, load(o + d) * softmax.factor[r]);
       }
       for (int64_t d = 0; d < layout.depth; d += NR)
         multiply(rows, scores, kChunk, v + j * layout.depth + d, layout.depth, keys, out + d,
@@ -68,7 +88,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
   }
   for (int64_t r = 0; r < rows; ++r) {
     float* y = static_cast<float*>(a.y) + (first + r) * a.y_stride + head * a.dim;
-    const float inverse = 1.f / total[r];
+    const float inverse = 1.f / sum(softmax.total[r]);
     for_each_vector(a.dim, [&](int64_t d, int64_t n) {
       store_some(y + d, load_some(out + r * kMaxDepth + d, n) * inverse, n);
     });

@@ -77,7 +77,9 @@ RTFM_INLINE void accumulate(Workspace& w, const Block* blocks, int64_t count, in
 void attention(const AttentionArgs& a, int64_t task, int64_t) {
   const Tiles tiles;
   const SlotLayout layout(a.kv_heads, a.tokens, a.dim);
-  const int64_t head = task % a.heads, first = task / a.heads * 32, depth = layout.depth;
+  // head by head, so that the keys and values of one stay near while its strips pass
+  const int64_t strips = round_up(a.tokens, 32) / 32;
+  const int64_t head = task / strips, first = task % strips * 32, depth = layout.depth;
   const int64_t kv_head = head * a.kv_heads / a.heads;
   const int64_t rows = least<int64_t>(32, a.tokens - first), per_slot = layout.keys / 32;
   const Operand* q = static_cast<const Operand*>(a.q) + (head * layout.keys + first) * depth;

@@ -33,12 +33,23 @@ RTFM_INLINE vf load_part(const float* p, int64_t count) {
   std::memcpy(&v, p, size_t(count) * 4);
   return v;
 }
-RTFM_INLINE float sum(vf v) {
-  float s = 0;
-  for (int i = 0; i < VL; ++i) s += v[i];
-  return s;
-}
 RTFM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+// All lanes into one, half by half.
+RTFM_INLINE float sum(vf v) {
+  alignas(64) float lanes[VL];
+  store(lanes, v);
+  for (int64_t half = VL / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+RTFM_INLINE float highest_of(vf v) {
+  alignas(64) float lanes[VL];
+  store(lanes, v);
+  for (int64_t half = VL / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i)
+      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  return lanes[0];
+}
 RTFM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 template <class T>
 RTFM_INLINE T least(T a, T b) {
@@ -106,18 +117,17 @@ RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
     store_part(p, v, count);
 }
 
-// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (Taylor of e^(f·ln 2), |f|
-// <= 1/2).
+// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (minimax on |f| <= 1/2, exact
+// at 0).
 RTFM_INLINE vf exp2(vf x) {
   x = max(x, splat(-127.f));
   const vf shifted = x + splat(12582912.f);  // 1.5·2^23: the integer part lands in the low mantissa
   const vf f = x - (shifted - splat(12582912.f));
-  vf p = splat(1.5403530e-4f);
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
+  vf p = splat(1.32647273e-3f);
+  p = p * f + 9.67151299e-3f;
+  p = p * f + 5.55073358e-2f;
+  p = p * f + 2.40222424e-1f;
+  p = p * f + 6.93147004e-1f;
   p = p * f + 1.f;
   const vi exponent = (vi)shifted << 23;
   return x > splat(-126.f) ? (vf)((vi)p + exponent) : vf{};
