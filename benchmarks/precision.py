@@ -50,7 +50,7 @@ def layer(device: str, n: int, k: int) -> dict[str, Any]:
 
 
 def random_model(device: str, case: Case) -> dict[str, Any]:
-    """The error of the narrow precision against the other in what a model makes of a picture and of noise."""
+    """The error of the narrow precision in what a model makes of a picture and of noise."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (8 * case.rows, 8 * case.cols, 3), np.uint8)
     noise = rng.standard_normal((case.rows * case.cols, 192), np.float32)

@@ -69,7 +69,9 @@ def test_session(model, picture, int8):
         one.observe(picture, turn(0))
         one.step(turn(9))
     branch, poses = session.fork(), [turn(20 + i) for i in range(3)]
-    walk, again, exact = ([np.array(one.step(p)) for p in poses] for one in (session, branch, other))
+    walk, again, exact = (
+        [np.array(one.step(p)) for p in poses] for one in (session, branch, other)
+    )
     assert np.array_equal(walk, again)
     difference = np.abs(np.subtract(walk, exact, dtype=float))
     assert 0 < difference.mean() < 4

@@ -22,21 +22,17 @@ NOT_COUNTED = "loading the model, observing pictures, whatever the caller does w
 def measure(
     session: Session, frames: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Times `frames` steps there and back in a world that is known: the context is always full.
+    """Times `frames` steps with a full context: there and back in a world that is known, or, of
+    models that go by actions, from frame to frame.
 
     session: a fresh one. Returns figures for JSON: `latency_ms` (p50, p95, p99, max),
     `frames_per_second`, the seconds and receipt of every step, and what machine it was.
     """
-    poses = paths.there_and_back(frames)
-    for i, pose in enumerate(paths.look_around(session.context)):
-        session.observe(_test_picture(session.image_size, i), pose)
-    for i in range(WARM_UP):
-        session.imagine([poses[i % len(poses)]])
-
+    goals = _by_actions(session, frames) if session.actions else _by_poses(session, frames)
     seconds, receipts = [], []
-    for pose in poses:
+    for goal in goals:
         began = time.perf_counter()
-        frame = session.step(pose)
+        frame = session.step(**goal)
         seconds.append(time.perf_counter() - began)
         receipts.append({key: getattr(frame, key) for key in RECEIPT})
         advance()
@@ -53,7 +49,7 @@ def measure(
         "context": session.context,
         "image_size": list(session.image_size),
         "frames": frames,
-        "warm_up": WARM_UP,
+        "warm_up": 1 if session.actions else WARM_UP,
         "frames_per_second": len(seconds) / sum(seconds),
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "max": max(seconds) * 1e3},
         "committed": sum(bool(r["committed"]) for r in receipts),
@@ -61,6 +57,24 @@ def measure(
         "seconds": seconds,
         "receipts": receipts,
     }
+
+
+def _by_poses(session: Session, frames: int) -> list[dict[str, Any]]:
+    """Remembers a context and warms up; then there and back."""
+    poses = paths.there_and_back(frames)
+    for i, pose in enumerate(paths.look_around(session.context)):
+        session.observe(_test_picture(session.image_size, i), pose)
+    for i in range(WARM_UP):
+        session.imagine([poses[i % len(poses)]])
+    return [{"pose": pose} for pose in poses]
+
+
+def _by_actions(session: Session, frames: int) -> list[dict[str, Any]]:
+    """Fills the window with frames and warms up once; then no action at all."""
+    for i in range(session.context):
+        session.observe(_test_picture(session.image_size, i))
+    session.imagine(actions=[{}])
+    return [{"action": {}}] * frames
 
 
 def machine() -> dict[str, Any]:

@@ -125,6 +125,8 @@ def _play(args: argparse.Namespace) -> None:
         ) from None
     with server.bind(args.host, args.port) as listener:
         session = options.session(args)  # refuses what does not fit before anybody is invited
+        if session.actions:
+            raise Error("play: expected a model that goes by poses; the sticks know no actions yet")
         choices = pictures.collect(args.image, *session.image_size)
         chosen = {
             "threads": session.threads,

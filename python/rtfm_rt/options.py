@@ -12,7 +12,9 @@ from rtfm_rt.session import Session
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="rooms", help="bundled name or model file (rooms)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
-    parser.add_argument("--precision", default="auto", help="float32, bfloat16, float8, int8 (auto)")
+    parser.add_argument(
+        "--precision", default="auto", help="float32, bfloat16, float8, int8 (auto)"
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads")
     parser.add_argument("--steps", type=positive, metavar="N", help="denoising steps")
     parser.add_argument("--context", type=positive, metavar="N", help="frames attended to")
@@ -34,9 +36,9 @@ def session(args: argparse.Namespace, **options: Any) -> Session:
 
 def headline(session: Session) -> str:
     height, width = session.image_size
-    name, steps = session.model.manifest["name"], session.steps
+    manifest, steps = session.model.manifest, session.steps
     return (
-        f"{name} · {session.device} · {session.precision} · {width}x{height} · "
+        f"{manifest['name']} ({manifest['licence']}) · {session.device} · {session.precision} · {width}x{height} · "
         f"{steps} {'step' if steps == 1 else 'steps'} · context of {session.context}"
     )
 

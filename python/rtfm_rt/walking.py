@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rtfm_rt import options, paths
+from rtfm_rt import acting, options, paths
 from rtfm_rt._core import Error, Frame
 from rtfm_rt.pose import Pose
 from rtfm_rt.session import Session, bundled_file
@@ -35,6 +35,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(PATHS)} or a trajectory FILE, JSON or TUM (there-and-back)",
     )
     parser.add_argument(
+        "--actions", metavar="FILE", help="JSON, for models that go by actions (straight ahead)"
+    )
+    parser.add_argument(
         "--frames", type=options.positive, metavar="N", help="length (120, or the FILE's)"
     )
     parser.add_argument("--out", default="walk.mp4", metavar="FILE", help="the video (walk.mp4)")
@@ -54,8 +57,13 @@ def run(args: argparse.Namespace) -> None:
     for file in (args.out, args.sheet, args.rerun):
         if file and not os.path.isdir(os.path.dirname(file) or "."):
             raise Error(f"{file}: expected a folder that exists, got {os.path.dirname(file)!r}")
-    poses = _poses(args)
     session = options.session(args)
+    if session.actions:
+        acting.run(args, session)
+        return
+    if args.actions:
+        raise Error("actions: expected none for a model that goes by poses; use --path")
+    poses = _poses(args)
     height, width = session.image_size
     image = media.load_image(args.image or bundled_file("rooms.png"), height, width)
     shown = sorted({round(i) for i in np.linspace(0, len(poses) - 1, 6)})
