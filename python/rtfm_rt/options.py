@@ -39,7 +39,8 @@ def headline(session: Session) -> str:
     manifest, steps = session.model.manifest, session.steps
     return (
         f"{manifest['name']} ({manifest['licence']}) · {session.device} · {session.precision} · "
-        f"{width}x{height} · {steps} {'step' if steps == 1 else 'steps'} · context of {session.context}"
+        f"{width}x{height} · {steps} {'step' if steps == 1 else 'steps'} · "
+        f"context of {session.context}"
     )
 
 
