@@ -24,9 +24,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -43,6 +43,8 @@ from rtfm_rt.bench import machine
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     """Of 8-bit pixels: the worst beyond rounding, in steps, and the share that rounds elsewhere."""
+    if ours.shape != theirs.shape:
+        raise ValueError(f"expected frames of one shape, got {ours.shape} and {theirs.shape}")
     exact = np.clip(theirs, 0, 1).astype(np.float64) * 255
     return {
         "worst_step": round(float(max(np.abs(ours - exact).max() - 0.5, 0)), 6),
@@ -50,41 +52,48 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     }
 
 
+def figures(ours: Side, theirs: Side, label: str) -> dict[str, Any]:
+    """Medians, and theirs over ours. CPU seconds are of all threads: others on the machine add
+    less to them than to seconds."""
+    result: dict[str, Any] = {}
+    costs = {"ours": np.array(ours.costs[label]), "theirs": np.array(theirs.costs[label])}
+    for column, unit in enumerate(("seconds", "cpu_seconds")):
+        row = {name: float(np.median(cost[:, column])) for name, cost in costs.items()}
+        row["ratio"] = row["theirs"] / row["ours"]
+        result[unit] = {name: float(f"{value:.4g}") for name, value in row.items()}
+    samples = {name: [[float(f"{x:.4g}") for x in c] for c in cost] for name, cost in costs.items()}
+    return {**result, **difference(ours.answers[label], theirs.answers[label]), "samples": samples}
+
+
 def measure(family: Any, case: str, checkout: Path, rounds: int, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        family.write(folder, case)
-        arguments = family.__name__, folder, case, checkout, threads
-        sides = [Side("ours", *arguments), Side("theirs", *arguments)]
+        spawn = multiprocessing.get_context("spawn")
+        writer = spawn.Process(target=family.write, args=(folder, case))  # its memory is given back
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            raise RuntimeError(f"{case}: the model file could not be written")
+        where = family.__name__, folder, case, checkout, threads
+        ours, theirs = Side("ours", *where), Side("theirs", *where)
         try:
-            labels = sides[0].labels
-            if sides[1].labels != labels:
-                raise ValueError(f"expected the same calls, got {labels} and {sides[1].labels}")
+            if ours.labels != theirs.labels:
+                raise ValueError(f"expected equal calls, got {ours.labels} and {theirs.labels}")
             for turn in range(rounds + 1):  # the first one warms up
-                for label in labels:
-                    for side in sides:
+                for label in ours.labels:
+                    for side in (ours, theirs):
                         side.call(label, counts=turn > 0)
         finally:
-            for side in sides:
-                side.close()
-    result: dict[str, Any] = {}
-    for label in labels:
-        ours, theirs = ([round(s, 4) for s in side.seconds[label]] for side in sides)
-        pairs = [b / a for a, b in zip(ours, theirs, strict=True)]
-        result[label] = {
-            "ours_seconds": statistics.median(ours),
-            "theirs_seconds": statistics.median(theirs),
-            "ratio": round(statistics.median(theirs) / statistics.median(ours), 2),
-            "ratio_of_turns": [round(min(pairs), 2), round(max(pairs), 2)],
-            **difference(*(side.answers[label] for side in sides)),
-            "samples": {"ours": ours, "theirs": theirs},
-        }
-    for name, side in zip(("ours", "theirs"), sides, strict=True):
-        result[name] = {
-            "seconds_to_load": round(side.seconds_to_load, 2),
-            "peak_mb": side.peak_mb,
-        }
-    return result
+            ours.close()
+            theirs.close()
+    return {
+        **{label: figures(ours, theirs, label) for label in ours.labels},
+        "peak_mb": {"ours": ours.peak_mb, "theirs": theirs.peak_mb},
+        "seconds_to_load": {
+            "ours": round(ours.seconds_to_load, 2),
+            "theirs": round(theirs.seconds_to_load, 2),
+        },
+    }
 
 
 def about(threads: int) -> dict[str, Any]:

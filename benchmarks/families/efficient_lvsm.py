@@ -42,19 +42,17 @@ def write(folder: Path, case: str) -> None:
     import safetensors.torch
     import torch
 
-    from rtfm_rt.convert.common import open_checkpoint, write_model
-    from rtfm_rt.convert.efficient_lvsm import recipe
+    from rtfm_rt.convert import convert_published
     from tools.parity.efficient_lvsm import FULL, published
 
     side, context = CASES[case]
-    config = FULL._replace(height=side, image_width=side)
-    tensors = {name: t.to(torch.bfloat16) for name, t in published(config).items()}
+    tensors = {name: t.to(torch.bfloat16) for name, t in published(FULL).items()}
     safetensors.torch.save_file(tensors, folder / "published.safetensors")
-    found = recipe("random", side)
-    manifest, state = found.build([open_checkpoint(folder / "published.safetensors")])
-    source = {"file": "published.safetensors", "sha256": "0" * 64}
-    manifest |= {"name": "random", "licence": found.licence, "source": source}
-    write_model(folder / "model.safetensors", manifest, state, lambda _: None)
+    del tensors
+    recipe = "efficient-lvsm" if side == 256 else "efficient-lvsm-512"
+    convert_published(
+        [folder / "published.safetensors"], folder / "model.safetensors", recipe=recipe
+    )
     images = np.random.default_rng(0).integers(0, 256, (context, side, side, 3), np.uint8)
     np.savez(folder / "inputs.npz", images=images, poses=poses(context + 1))
 

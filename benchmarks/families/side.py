@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -42,10 +43,10 @@ def serve(
             calls = family.theirs(*where, checkout)
         connection.send((time.perf_counter() - start, list(calls)))
         while label := connection.recv():
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             answer = calls[label]()
-            seconds = time.perf_counter() - start
-            connection.send((seconds, np.array(answer), peak_mb()))
+            cost = time.perf_counter() - start, time.process_time() - cpu
+            connection.send((cost, np.array(answer), peak_mb()))
     except Exception as error:
         connection.send(f"{name}: {type(error).__name__}: {error}")
 
@@ -67,7 +68,7 @@ class Side:
         self.process.start()
         theirs.close()
         self.seconds_to_load, self.labels = self._receive()
-        self.seconds: dict[str, list[float]] = {label: [] for label in self.labels}
+        self.costs: dict[str, list[tuple[float, float]]] = {label: [] for label in self.labels}
         self.answers: dict[str, np.ndarray] = {}
         self.peak_mb = 0
 
@@ -80,13 +81,16 @@ class Side:
         return answer
 
     def call(self, label: str, *, counts: bool) -> None:
+        """counts: False to warm up. Its seconds and CPU seconds go to `costs`."""
         self.connection.send(label)
-        seconds, self.answers[label], self.peak_mb = self._receive()
+        cost, self.answers[label], self.peak_mb = self._receive()
         if counts:
-            self.seconds[label].append(seconds)
+            self.costs[label].append(cost)
 
     def close(self) -> None:
-        self.connection.close()  # ends its loop
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
         self.process.join(5)
         if self.process.is_alive():
             self.process.kill()
+        self.connection.close()
