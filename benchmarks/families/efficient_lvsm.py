@@ -62,13 +62,11 @@ def ours(folder: Path, case: str, threads: int) -> Calls:
     images, where = inputs["images"], inputs["poses"]
     model = rtfm_rt.Model(folder / "model.safetensors", "cpu", "float32")
 
-    def begin(count: int) -> rtfm_rt.Session:
-        session = rtfm_rt.Session(model, threads=threads, context=len(images))
-        for image, pose in zip(images[:count], where[:count], strict=True):
-            session.observe(image, pose)
-        return session
-
-    whole, before = begin(len(images)), begin(len(images) - 1)
+    before = rtfm_rt.Session(model, threads=threads, context=len(images))
+    for image, pose in zip(images[:-1], where, strict=False):
+        before.observe(image, pose)
+    whole = before.fork()
+    whole.observe(images[-1], where[len(images) - 1])
 
     def new() -> np.ndarray:
         branch = before.fork()
