@@ -46,7 +46,8 @@ enum class Epilogue : uint8_t {
   gated_residual,  // y += gate * r              y: f32
   gelu_erf,        // y = gelu(r), exact         y: operand
   silu,            // y = r * sigmoid(r)         y: operand
-  relu             // y = max(r, 0)              y: operand
+  relu,            // y = max(r, 0)              y: operand
+  signed_sigmoid   // y = 2 * sigmoid(r) - 1     y: f32
 };
 
 // r[rows, n] = x[rows, k] · wᵀ + bias, then the epilogue.
@@ -149,6 +150,17 @@ struct UnpatchifyArgs {
   int64_t height, width, patch;
 };
 
+// tokens[i] = the i-th p×p patch of what a pixel shows and where it lies: of each pixel, in order
+// (row, column), [2·rgb/255 - 1, o×d, d], or [o×d, d] without an image. o: the centre of the camera
+// of the inputs; d: the unit direction through the middle of the pixel.
+struct RayPatchesArgs {
+  const uint8_t* image;  // [height, width, 3]; null for none
+  const StepInputs* inputs;
+  void* tokens;  // [height/p * width/p, (image ? 9 : 6)*p*p] operand
+  int64_t tokens_stride;
+  int64_t height, width, patch;
+};
+
 // A device that failed: out of memory, or lost.
 struct BackendError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -212,9 +224,15 @@ class Backend {
   virtual void patchify(const PatchifyArgs&) = 0;
   virtual void unpatchify(const UnpatchifyArgs&) = 0;
 
+  // Of single families, so not on every device.
+  virtual void ray_patches(const RayPatchesArgs&) { refuse("ray_patches"); }
+
  protected:
   virtual void replay(std::unique_ptr<Recording>& recording, void (*work)(const void*),
                       const void* closure) = 0;
+  [[noreturn]] void refuse(const char* op) const {
+    throw BackendError(name() + ": expected an op of this device, got " + op + "; use the CPU");
+  }
 };
 
 // tier: "" for the best one that this CPU allows (with `precision`, when given), or "portable",

@@ -144,9 +144,12 @@ inline py::dict from_world(const World& w) {
   const auto array = [](const std::vector<int64_t>& v) {
     return py::array_t<int64_t>(py::ssize_t(v.size()), v.data());
   };
-  const py::object last = w.last_pose ? py::object(from_pose(*w.last_pose)) : py::none();
+  const auto pose = [](const std::optional<Pose>& p) {
+    return p ? py::object(from_pose(*p)) : py::none();
+  };
   py::dict saved;
-  saved["next_id"] = w.next_id, saved["last_pose"] = last;
+  saved["next_id"] = w.next_id;
+  saved["last_pose"] = pose(w.last_pose), saved["origin"] = pose(w.origin);
   saved["ids"] = array(w.ids), saved["by_use"] = array(w.by_use);
   saved["with_page"] = array(w.with_page);
   saved["poses"] = poses, saved["intrinsics"] = intrinsics;
@@ -158,6 +161,7 @@ inline World to_world(const py::dict& saved, py::ssize_t image_values, const Man
   World w;
   w.next_id = saved["next_id"].cast<int64_t>();
   if (!saved["last_pose"].is_none()) w.last_pose = to_pose(saved["last_pose"]);
+  if (!saved["origin"].is_none()) w.origin = to_pose(saved["origin"]);
   w.ids = saved["ids"].cast<std::vector<int64_t>>();
   w.by_use = saved["by_use"].cast<std::vector<int64_t>>();
   w.with_page = saved["with_page"].cast<std::vector<int64_t>>();

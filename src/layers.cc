@@ -39,6 +39,9 @@ void Linear::silu(Backend& backend, const Tensor& x, const Tensor& y) const {
 void Linear::relu(Backend& backend, const Tensor& x, const Tensor& y) const {
   run(backend, x, y, nullptr, Epilogue::relu);
 }
+void Linear::signed_sigmoid(Backend& backend, const Tensor& x, const Tensor& y) const {
+  run(backend, x, y, nullptr, Epilogue::signed_sigmoid);
+}
 void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
                        const Tensor& y) const {
   run(backend, x, y, gate, Epilogue::gated_residual);
@@ -46,7 +49,8 @@ void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
 
 void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float* gate,
                  Epilogue epilogue) const {
-  const bool f32 = epilogue == Epilogue::store || epilogue == Epilogue::gated_residual;
+  const bool f32 = epilogue == Epilogue::store || epilogue == Epilogue::gated_residual ||
+                   epilogue == Epilogue::signed_sigmoid;
   const DType wanted = f32 ? DType::f32 : backend.operand_dtype();
   check<Error>(x.cols == k_ && y.cols == n_ && x.rows == y.rows && y.dtype == wanted &&
                    x.dtype == backend.operand_dtype(),
@@ -65,8 +69,8 @@ void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float
                   .epilogue = epilogue});
 }
 
-static void norm_modulate(Backend& backend, const Tensor& x, const float* scale,
-                          const float* shift, Norm norm, float eps, const Tensor& y) {
+static void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                          Norm norm, float eps, const Tensor& y) {
   check<Error>(x.rows == y.rows && x.cols == y.cols && x.dtype == DType::f32 &&
                    y.dtype == backend.operand_dtype(),
                "[norm_modulate] expected f32 and operand matrices of one shape, got [", x.rows,
@@ -108,6 +112,17 @@ void unpatchify(Backend& backend, const Tensor& tokens, int patch, const Picture
                       .height = picture.height,
                       .width = picture.width,
                       .patch = patch});
+}
+
+void ray_patches(Backend& backend, const Picture& picture, const StepInputs* inputs, int patch,
+                 const Tensor& tokens) {
+  backend.ray_patches({.image = reinterpret_cast<const uint8_t*>(picture.pixels),
+                       .inputs = inputs,
+                       .tokens = tokens.data,
+                       .tokens_stride = tokens.stride,
+                       .height = picture.height,
+                       .width = picture.width,
+                       .patch = patch});
 }
 
 }  // namespace rtfm

@@ -34,6 +34,7 @@ class Linear {
   void gelu_erf(Backend& backend, const Tensor& x, const Tensor& y) const;    // exact
   void silu(Backend& backend, const Tensor& x, const Tensor& y) const;
   void relu(Backend& backend, const Tensor& x, const Tensor& y) const;
+  void signed_sigmoid(Backend& backend, const Tensor& x, const Tensor& y) const;  // y: f32
   // y += gate * (x · weightᵀ + bias); gate [n] on the device, null for ones
   void add_gated(Backend& backend, const Tensor& x, const float* gate, const Tensor& y) const;
 
@@ -57,5 +58,8 @@ struct Picture {  // [height, width, 3] uint8 on the device
 };
 void patchify(Backend& backend, const Picture& picture, int patch, const Tensor& tokens);
 void unpatchify(Backend& backend, const Tensor& tokens, int patch, const Picture& picture);
+// pixels: null for rays alone
+void ray_patches(Backend& backend, const Picture& picture, const StepInputs* inputs, int patch,
+                 const Tensor& tokens);
 
 }  // namespace rtfm

@@ -92,6 +92,7 @@ class CpuBackend final : public Backend {
   void sampler(const SamplerArgs& a) override { launch(kernels_.sampler, a); }
   void patchify(const PatchifyArgs& a) override { launch(kernels_.patchify, a); }
   void unpatchify(const UnpatchifyArgs& a) override { launch(kernels_.unpatchify, a); }
+  void ray_patches(const RayPatchesArgs& a) override { launch(kernels_.ray_patches, a); }
 
  protected:
   void replay(std::unique_ptr<Recording>&, void (*work)(const void*), const void* f) override {

@@ -40,6 +40,7 @@ struct Kernels {
   Kernel<SamplerArgs> sampler;
   Kernel<PatchifyArgs> patchify;
   Kernel<UnpatchifyArgs> unpatchify;
+  Kernel<RayPatchesArgs> ray_patches;
 };
 
 // Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so

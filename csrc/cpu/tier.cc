@@ -5,6 +5,7 @@
 #include "csrc/cpu/matmul.h"
 #include "csrc/cpu/norm.h"
 #include "csrc/cpu/pointwise.h"
+#include "csrc/cpu/rays.h"
 
 #define RTFM_STRING(x) #x
 #define RTFM_NAME(x) RTFM_STRING(x)
@@ -46,6 +47,7 @@ const Kernels kernels = {
     .sampler = {sampler_tasks, sampler},
     .patchify = {patchify_tasks, patchify},
     .unpatchify = {unpatchify_tasks, unpatchify},
+    .ray_patches = {ray_patches_tasks, ray_patches},
 };
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -167,6 +167,10 @@ RTFM_INLINE void cos_sin_turn(vf u, vf& c, vf& s) {
   s = ((quarter & 2) != 0) ? -y : y;
 }
 
+RTFM_INLINE vf signed_sigmoid(vf x) {  // tanh(x/2)
+  return 2.f / (exp2(min(x * -1.44269504f, splat(126.f))) + 1.f) - 1.f;
+}
+
 RTFM_INLINE vf silu(vf x) { return x / (exp2(min(x * -1.44269504f, splat(126.f))) + 1.f); }
 
 // x/2 · (1 + erf(x/√2)); erfc by Abramowitz and Stegun 7.1.26 in its 5-term form is 1.5e-7 off.
