@@ -5,6 +5,7 @@
 
 #include "src/check.h"
 #include "src/models/frame_dit.h"
+#include "src/models/st_dit.h"
 
 namespace rtfm {
 namespace {
@@ -17,6 +18,7 @@ struct Family {
 
 constexpr Family kFamilies[] = {
     {"frame_dit", open_frame_dit},
+    {"st_dit", open_st_dit},
 };
 
 std::unique_ptr<Topology> open_topology(const Section& root, Manifest& manifest) {

@@ -40,6 +40,12 @@ struct Kernels {
   Kernel<SamplerArgs> sampler;
   Kernel<PatchifyArgs> patchify;
   Kernel<UnpatchifyArgs> unpatchify;
+  Kernel<TimeAttentionArgs> time_attention;
+  Kernel<ConditionArgs> condition;
+  Kernel<SaveFrameArgs> save_frame;
+  Kernel<LoadFrameArgs> load_frame;
+  Kernel<GroupArgs> group;
+  Kernel<UngroupArgs> ungroup;
 };
 
 // Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so
