@@ -24,8 +24,7 @@ from rtfm_rt.reference import st_dit
 from test_latent_ops import single
 from tools.parity import oasis as parity
 
-PASS = {"float32": 1e-5, "bfloat16": 2e-2}
-ROLLOUT = {"float32": 1e-4, "bfloat16": 5e-2}
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # found: 3e-6 and 7e-3
 RECENT = parity.WINDOW - 1
 TOKENS = parity.GRID[0] * parity.GRID[1] // parity.SIZES.patch**2
 
@@ -117,12 +116,12 @@ def test_read_pass(golden, model_file, tier):
     want = pages_of(model.read(latent, actions, []))
     page = net.read(golden["image"], 1, golden["actions"][1], [])
     kv, got, kept = parse(page, model, net.precision)
-    assert relative_error(got, latent) <= PASS[net.precision]
-    assert relative_error(got, golden["latent"]) <= PASS[net.precision]
+    assert relative_error(got, latent) <= TOLERANCE[net.precision]
+    assert relative_error(got, golden["latent"]) <= TOLERANCE[net.precision]
     assert np.array_equal(kept, golden["actions"][1])
     for layer in range(len(want)):
-        assert relative_error(kv[layer, 0], want[layer, 0]) <= PASS[net.precision]
-        assert relative_error(kv[layer, 1], want[layer, 1]) <= PASS[net.precision]
+        assert relative_error(kv[layer, 0], want[layer, 0]) <= TOLERANCE[net.precision]
+        assert relative_error(kv[layer, 1], want[layer, 1]) <= TOLERANCE[net.precision]
 
 
 def clean_pages(net: Any, golden: Any, count: int) -> list[tuple[int, np.ndarray]]:
@@ -153,12 +152,12 @@ def test_one_pass(count, step, golden, model_file, tier):
     for i in range(count):
         past.append(model.read(noise[i], actions[i], past))
     want = model.sample(noise[count], [row], actions[count], past)
-    assert relative_error(got, want) <= PASS[net.precision]
+    assert relative_error(got, want) <= TOLERANCE[net.precision]
     for (_, page), other in zip(pages[::-1], past, strict=True):
         kv = parse(page, model, net.precision)[0]
-        assert relative_error(kv, pages_of(other)) <= PASS[net.precision]
+        assert relative_error(kv, pages_of(other)) <= TOLERANCE[net.precision]
     if count == RECENT:
-        assert relative_error(got, golden["stepped" if step else "v"]) <= PASS[net.precision]
+        assert relative_error(got, golden["stepped" if step else "v"]) <= TOLERANCE[net.precision]
 
 
 def test_decoder(golden, model_file, tier):
@@ -187,8 +186,8 @@ def test_rollout(slide, golden, model_file, tier):
         frames.append(parse(walk.pages[0][1], model, net.precision)[1])
     expected = golden[slide][1:]
     assert len(frames) == parity.FRAMES - 1 == parity.WINDOW + 11
-    assert relative_error(np.stack(frames), expected) <= ROLLOUT[net.precision]
-    assert relative_error(frames[-1], expected[-1]) <= ROLLOUT[net.precision]
+    assert relative_error(np.stack(frames), expected) <= TOLERANCE[net.precision]
+    assert relative_error(frames[-1], expected[-1]) <= TOLERANCE[net.precision]
 
 
 OTHER = {
@@ -224,7 +223,7 @@ def test_other_sizes(name, folder, tier, rng):
     )[0]
     second = torch.tensor(actions[1]).double()
     want = model.sample(torch.tensor(noise).double(), ddim_table(3), second, past)
-    assert relative_error(got, want) <= PASS[net.precision]
+    assert relative_error(got, want) <= TOLERANCE[net.precision]
 
 
 @pytest.mark.parametrize("slide", ["keep", "recompute"])
