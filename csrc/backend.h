@@ -161,6 +161,65 @@ struct RayPatchesArgs {
   int64_t height, width, patch;
 };
 
+// Attention over time: the queries of a token see, head by head, the keys and values of the same token
+// in inputs->pages and then its own. Pages hold keys as they come; between a query and those of page
+// i lie the angles 1 + i (all dims of a head, half-split pairs), between it and its own the angles
+// 0. Such a page holds, for each layer, K then V, each [tokens, heads * dim] operand; the own ones
+// go to inputs->page if there is one.
+struct TimeAttentionArgs {
+  const float* q;    // [tokens, heads * dim]
+  const float* k;    // [tokens, heads * dim]
+  const float* v;    // [tokens, heads * dim]
+  const float* cos;  // [1 + pages, dim / 2]
+  const float* sin;  // [1 + pages, dim / 2]
+  const StepInputs* inputs;
+  void* y;  // [tokens, heads * dim] operand; null for the page only
+  int64_t stride, y_stride;
+  int64_t layer, pages, tokens, heads, dim;  // heads <= 128, heads * dim <= 8192
+};
+
+// y = silu(base + weightᵀ · actions), row by row: what modulation is made from.
+struct ConditionArgs {
+  const float* base;     // [rows, cols]
+  const float* weight;   // [count, cols]
+  const float* actions;  // [count]
+  void* y;               // [rows, cols] operand
+  int64_t y_stride;
+  int64_t rows, cols, count;
+};
+
+// What a frame is made again from: its latent x and then the actions that led to it, at `offset`
+// bytes of inputs->page. save_frame takes the actions from the inputs.
+struct SaveFrameArgs {
+  const float* x;  // [rows, cols]
+  const StepInputs* inputs;
+  int64_t x_stride;
+  int64_t rows, cols, actions, offset;
+};
+struct LoadFrameArgs {
+  float* x;        // [rows, cols]
+  float* actions;  // [count]
+  const StepInputs* inputs;
+  int64_t x_stride;
+  int64_t rows, cols, count, offset;
+};
+
+// tokens[i] = the i-th p×p square of a grid, order (row, column, channel).
+struct GroupArgs {
+  const float* grid;  // [height * width, channels]
+  float* tokens;      // [height/p * width/p, p*p*channels]
+  int64_t grid_stride, tokens_stride;
+  int64_t height, width, channels, patch;
+};
+
+// The inverse.
+struct UngroupArgs {
+  const float* tokens;  // [height/p * width/p, p*p*channels]
+  void* grid;           // [height * width, channels] operand
+  int64_t tokens_stride, grid_stride;
+  int64_t height, width, channels, patch;
+};
+
 // A device that failed: out of memory, or lost.
 struct BackendError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -224,8 +283,14 @@ class Backend {
   virtual void patchify(const PatchifyArgs&) = 0;
   virtual void unpatchify(const UnpatchifyArgs&) = 0;
 
-  // Of single families, so not on every device.
+  // Of single families, so not on every device:
   virtual void ray_patches(const RayPatchesArgs&) { refuse("ray_patches"); }
+  virtual void time_attention(const TimeAttentionArgs&) { refuse("time_attention"); }
+  virtual void condition(const ConditionArgs&) { refuse("condition"); }
+  virtual void save_frame(const SaveFrameArgs&) { refuse("save_frame"); }
+  virtual void load_frame(const LoadFrameArgs&) { refuse("load_frame"); }
+  virtual void group(const GroupArgs&) { refuse("group"); }
+  virtual void ungroup(const UngroupArgs&) { refuse("ungroup"); }
 
  protected:
   virtual void replay(std::unique_ptr<Recording>& recording, void (*work)(const void*),

@@ -24,6 +24,11 @@ Linear::Linear(const Weights& weights, const std::string& name) : name_(name) {
   if (weights.file.tensors().contains(name + ".bias")) bias_ = weights.vector(name + ".bias");
 }
 
+Linear::Linear(const Weights& weights, const std::string& name, const std::vector<float>& bias)
+    : Linear(weights, name) {
+  bias_ = upload(weights.backend, bias);
+}
+
 void Linear::operator()(Backend& backend, const Tensor& x, const Tensor& y) const {
   run(backend, x, y, nullptr, Epilogue::store);
 }

@@ -28,6 +28,7 @@ struct Weights {
 class Linear {
  public:
   Linear(const Weights& weights, const std::string& name);
+  Linear(const Weights& weights, const std::string& name, const std::vector<float>& bias);
 
   void operator()(Backend& backend, const Tensor& x, const Tensor& y) const;  // y: f32
   void gelu(Backend& backend, const Tensor& x, const Tensor& y) const;        // y: operand

@@ -45,7 +45,9 @@ void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 void bind_cache(py::module_& m);        // internals_cache.cc
 void bind_cuda(py::module_& m);         // internals_cuda.cc
 void bind_dual_stream(py::module_& m);  // internals_dual_stream.cc
+void bind_latent(py::module_& m);      // internals_latent.cc
 void bind_ops(py::module_& m);          // internals_ops.cc
+void bind_passes(py::module_& m);      // internals_passes.cc
 void bind_time(py::module_& m);         // internals_time.cc
 void bind_write_pass(py::module_& m);   // internals_write_pass.cc
 
@@ -128,7 +130,9 @@ PYBIND11_MODULE(_testing, m) {
   bind_cache(m);
   bind_cuda(m);
   bind_dual_stream(m);
+  bind_latent(m);
   bind_ops(m);
+  bind_passes(m);
   bind_time(m);
   bind_write_pass(m);
   m.def("tiers", &tiers);

@@ -93,6 +93,12 @@ class CpuBackend final : public Backend {
   void patchify(const PatchifyArgs& a) override { launch(kernels_.patchify, a); }
   void unpatchify(const UnpatchifyArgs& a) override { launch(kernels_.unpatchify, a); }
   void ray_patches(const RayPatchesArgs& a) override { launch(kernels_.ray_patches, a); }
+  void time_attention(const TimeAttentionArgs& a) override { launch(kernels_.time_attention, a); }
+  void condition(const ConditionArgs& a) override { launch(kernels_.condition, a); }
+  void save_frame(const SaveFrameArgs& a) override { launch(kernels_.save_frame, a); }
+  void load_frame(const LoadFrameArgs& a) override { launch(kernels_.load_frame, a); }
+  void group(const GroupArgs& a) override { launch(kernels_.group, a); }
+  void ungroup(const UngroupArgs& a) override { launch(kernels_.ungroup, a); }
 
  protected:
   void replay(std::unique_ptr<Recording>&, void (*work)(const void*), const void* f) override {

@@ -41,6 +41,12 @@ struct Kernels {
   Kernel<PatchifyArgs> patchify;
   Kernel<UnpatchifyArgs> unpatchify;
   Kernel<RayPatchesArgs> ray_patches;
+  Kernel<TimeAttentionArgs> time_attention;
+  Kernel<ConditionArgs> condition;
+  Kernel<SaveFrameArgs> save_frame;
+  Kernel<LoadFrameArgs> load_frame;
+  Kernel<GroupArgs> group;
+  Kernel<UngroupArgs> ungroup;
 };
 
 // Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so

@@ -2,10 +2,12 @@
 // The table of one tier.
 #include "csrc/cpu/attention.h"
 #include "csrc/cpu/kernels.h"
+#include "csrc/cpu/latent.h"
 #include "csrc/cpu/matmul.h"
 #include "csrc/cpu/norm.h"
 #include "csrc/cpu/pointwise.h"
 #include "csrc/cpu/rays.h"
+#include "csrc/cpu/time_attention.h"
 
 #define RTFM_STRING(x) #x
 #define RTFM_NAME(x) RTFM_STRING(x)
@@ -48,6 +50,12 @@ const Kernels kernels = {
     .patchify = {patchify_tasks, patchify},
     .unpatchify = {unpatchify_tasks, unpatchify},
     .ray_patches = {ray_patches_tasks, ray_patches},
+    .time_attention = {time_attention_tasks, time_attention},
+    .condition = {condition_tasks, condition},
+    .save_frame = {save_frame_tasks, save_frame},
+    .load_frame = {load_frame_tasks, load_frame},
+    .group = {group_tasks, group},
+    .ungroup = {ungroup_tasks, ungroup},
 };
 
 }  // namespace rtfm::cpu::RTFM_TIER

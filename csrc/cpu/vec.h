@@ -28,11 +28,6 @@ RTFM_INLINE vf load(const float* p) {
   return v;
 }
 RTFM_INLINE void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
-RTFM_INLINE vf load_part(const float* p, int64_t count) {
-  vf v{};
-  std::memcpy(&v, p, size_t(count) * 4);
-  return v;
-}
 RTFM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 // All lanes into one, half by half.
 RTFM_INLINE float sum(vf v) {
@@ -92,6 +87,12 @@ RTFM_INLINE float from_operand(Operand x) { return x; }
 #endif
 
 template <class T>
+RTFM_INLINE vf load_part(const T* p, int64_t count) {
+  T full[VL] = {};
+  std::memcpy(full, p, size_t(count) * sizeof(T));
+  return load(full);
+}
+template <class T>
 RTFM_INLINE void store_part(T* p, vf v, int64_t count) {
   T full[VL];
   store(full, v);
@@ -106,7 +107,8 @@ RTFM_INLINE void for_each_vector(int64_t count, const F& f) {
   if (j < count) f(j, count - j);
 }
 
-RTFM_INLINE vf load_some(const float* p, int64_t count) {
+template <class T>
+RTFM_INLINE vf load_some(const T* p, int64_t count) {
   return count == VL ? load(p) : load_part(p, count);
 }
 template <class T>
