@@ -53,8 +53,8 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
 
 
 def figures(ours: Side, theirs: Side, label: str) -> dict[str, Any]:
-    """Medians, and theirs over ours. CPU seconds are of all threads: others on the machine add
-    less to them than to seconds."""
+    """Medians, and theirs over ours. CPU seconds are of all threads: what others do on the machine
+    adds less to them than to seconds."""
     result: dict[str, Any] = {}
     costs = {"ours": np.array(ours.costs[label]), "theirs": np.array(theirs.costs[label])}
     for column, unit in enumerate(("seconds", "cpu_seconds")):
@@ -109,6 +109,14 @@ def about(threads: int) -> dict[str, Any]:
     }
 
 
+def save(path: Path, family: str, case: str, row: dict[str, Any], threads: int) -> None:
+    """Adds the figures of a case to the file; an interrupted run leaves those it has."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    results = known.get(family, {}).get("results", {})
+    known[family] = {"about": about(threads), "results": {**results, case: row}}
+    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("family", help="the name of a module of benchmarks/families")
@@ -119,20 +127,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     family = importlib.import_module(f"benchmarks.families.{args.family}")
-    cases = [args.case] if args.case else list(family.CASES)
-    results = {}
-    for case in cases:
-        row = results[case] = measure(
-            family, case, args.checkout.resolve(), args.rounds, args.threads
-        )
+    for case in [args.case] if args.case else family.CASES:
+        row = measure(family, case, args.checkout.resolve(), args.rounds, args.threads)
         print(f"\n{args.family}, {case}")
         for label, figures in row.items():
             shown = {key: value for key, value in figures.items() if key != "samples"}
             print(f"  {label:28}" + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
-    if args.json:
-        known = json.loads(args.json.read_text()) if args.json.exists() else {}
-        known[args.family] = {"about": about(args.threads), "results": results}
-        args.json.write_text(json.dumps(known, indent=1) + "\n")
+        if args.json:
+            save(args.json, args.family, case, row, args.threads)
 
 
 if __name__ == "__main__":
