@@ -97,6 +97,7 @@ def measure(family: Any, case: str, checkout: Path, rounds: int, threads: int) -
 
 
 def about(threads: int) -> dict[str, Any]:
+    words = ["CHECKOUT" if os.path.isdir(word) else word for word in sys.argv[1:]]
     return {
         **machine(),
         "date": time.strftime("%Y-%m-%d"),
@@ -105,7 +106,7 @@ def about(threads: int) -> dict[str, Any]:
         "torch": metadata.version("torch"),
         "threads": threads,
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "command": shlex.join(["python", "-m", "benchmarks.families", sys.argv[1], "CHECKOUT"]),
+        "command": shlex.join(["python", "-m", "benchmarks.families", *words]),
     }
 
 
