@@ -161,11 +161,11 @@ struct RayPatchesArgs {
   int64_t height, width, patch;
 };
 
-// Attention over time: the queries of a token see, head by head, the keys and values of the same token
-// in inputs->pages and then its own. Pages hold keys as they come; between a query and those of page
-// i lie the angles 1 + i (all dims of a head, half-split pairs), between it and its own the angles
-// 0. Such a page holds, for each layer, K then V, each [tokens, heads * dim] operand; the own ones
-// go to inputs->page if there is one.
+// Attention over time: the queries of a token see, head by head, the keys and values of the same
+// token in inputs->pages and then its own. Pages hold keys as they come; between a query and those
+// of page i lie the angles 1 + i (all dims of a head, half-split pairs), between it and its own the
+// angles 0. Such a page holds, for each layer, K then V, each [tokens, heads * dim] operand; the
+// own ones go to inputs->page if there is one.
 struct TimeAttentionArgs {
   const float* q;    // [tokens, heads * dim]
   const float* k;    // [tokens, heads * dim]
@@ -242,7 +242,7 @@ class Backend {
   virtual DType operand_dtype() const = 0;  // also the dtype of pages
   virtual DType weight_dtype() const {
     return operand_dtype();
-  }                                 // or e4m3, i8: a scale for each row
+  }  // or e4m3, i8: a scale for each row
   virtual int threads() const = 0;  // host threads that compute; 1 on a GPU
   // Whether it has what frame_dit needs only: rms norm, the first three epilogues, as many heads of
   // keys as of queries, and none of the ops that refuse below.
