@@ -50,15 +50,16 @@ inline Intrinsics to_intrinsics(const py::object& object, const Intrinsics& othe
   }
 }
 
-// One value for each action of the manifest. object: a dict of names and numbers, the others being 0,
-// or an array with all of them.
+// One value for each action of the manifest. object: a dict of names and numbers, the others being
+// 0, or an array with all of them.
 inline std::vector<float> to_actions(const py::object& object, const Manifest& m) {
   const std::vector<Action>& known = m.actions;
   check<ArgumentError>(!known.empty(), "action: expected none, since ", m.name,
                        " goes by poses, got ", describe(object));
   std::vector<float> values(known.size());
   if (!py::isinstance<py::dict>(object)) {
-    const auto given = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(object);
+    const auto given =
+        py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(object);
     if (!given) PyErr_Clear();
     check<ArgumentError>(given && given.ndim() == 1 && given.size() == py::ssize_t(known.size()),
                          "action: expected a dict of names and numbers, or ", known.size(),

@@ -45,9 +45,9 @@ void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 void bind_cache(py::module_& m);        // internals_cache.cc
 void bind_cuda(py::module_& m);         // internals_cuda.cc
 void bind_dual_stream(py::module_& m);  // internals_dual_stream.cc
-void bind_latent(py::module_& m);      // internals_latent.cc
+void bind_latent(py::module_& m);       // internals_latent.cc
 void bind_ops(py::module_& m);          // internals_ops.cc
-void bind_passes(py::module_& m);      // internals_passes.cc
+void bind_passes(py::module_& m);       // internals_passes.cc
 void bind_time(py::module_& m);         // internals_time.cc
 void bind_write_pass(py::module_& m);   // internals_write_pass.cc
 

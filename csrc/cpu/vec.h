@@ -119,8 +119,8 @@ RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
     store_part(p, v, count);
 }
 
-// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (minimax on |f| <= 1/2, exact
-// at 0).
+// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (minimax on |f| <= 1/2,
+// exact at 0).
 RTFM_INLINE vf exp2(vf x) {
   x = max(x, splat(-127.f));
   const vf shifted = x + splat(12582912.f);  // 1.5·2^23: the integer part lands in the low mantissa
