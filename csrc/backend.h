@@ -46,7 +46,9 @@ enum class Epilogue : uint8_t {
   gated_residual,  // y += gate * r              y: f32
   gelu_erf,        // y = gelu(r), exact         y: operand
   silu,            // y = r * sigmoid(r)         y: operand
-  relu             // y = max(r, 0)              y: operand
+  relu,            // y = max(r, 0)              y: operand
+  operand,         // y = r                      y: operand
+  residual_relu    // y = max(residual + r, 0)   y: operand
 };
 
 // r[rows, n] = x[rows, k] · wᵀ + bias, then the epilogue.
@@ -59,12 +61,35 @@ struct MatmulArgs {
   int64_t x_stride, y_stride;
   int64_t rows, n, k;
   Epilogue epilogue;
+  const void* residual = nullptr;  // [rows, n] operand, residual_relu only
+  int64_t residual_stride = 0;
+};
+
+// r = the products of a kernel of side x side with what it sees of x and, channel after channel, of
+// `past`, at every stride-th place; zeros lie around. Then the epilogue.
+struct ConvolutionArgs {
+  const void* x;         // [height * width, channels] operand
+  const void* past;      // [height * width, past_channels] operand; null for zeros
+  const void* w;         // [n, side * side * (channels + past_channels)] as pack_weight left it, in
+                         // order (row, column, channel)
+  const float* bias;     // [n], or null for none
+  const void* residual;  // [rows * cols, n] operand, residual_relu only
+  void* y;               // [rows * cols, n]
+  int64_t x_stride, past_stride, residual_stride, y_stride;
+  int64_t height, width, channels, past_channels;
+  int64_t zoom;  // x is seen with every place repeated zoom x zoom times
+  int64_t side, stride, padding, n;
+  Epilogue epilogue;
+
+  int64_t rows() const { return (height * zoom + 2 * padding - side) / stride + 1; }
+  int64_t cols() const { return (width * zoom + 2 * padding - side) / stride + 1; }
 };
 
 enum class Norm : uint8_t { rms, layer };
+enum class Activation : uint8_t { none, silu };
 
 // y = x / sqrt(mean(x²) + eps) * scale + shift, row by row; layer: of x less its mean. `scale`
-// already holds the 1 + of adaLN.
+// already holds the 1 + of adaLN. Then the activation.
 struct NormModulateArgs {
   const float* x;      // [rows, cols]
   const float* scale;  // [cols]
@@ -74,6 +99,7 @@ struct NormModulateArgs {
   int64_t rows, cols;
   float eps;
   Norm norm;
+  Activation activation = Activation::none;
 };
 
 // Brings queries, keys and values into the heads that attention reads. q and k: RMS norm over dim,
@@ -125,7 +151,7 @@ struct AttentionArgs {
 struct SamplerArgs {
   float* x;         // [rows, cols]
   const float* x0;  // [rows, cols]
-  void* operand;    // [rows, cols] operand
+  void* operand;    // [rows, cols] operand; null for none
   const StepInputs* inputs;
   int64_t x_stride, x0_stride, operand_stride;
   int64_t rows, cols;
@@ -133,20 +159,40 @@ struct SamplerArgs {
   uint32_t step;
 };
 
-// tokens[i] = the i-th p×p patch of an RGB image, order (row, column, channel), values in [-1, 1].
+// tokens[i] = the i-th p×p patch of an RGB image, order (row, column, channel): pixel / divisor -
+// offset.
 struct PatchifyArgs {
   const uint8_t* image;  // [height, width, 3]
   void* tokens;          // [height/p * width/p, 3*p*p] operand
   int64_t tokens_stride;
   int64_t height, width, patch;
+  float divisor = 127.5f, offset = 1.f;  // values in [-1, 1]
 };
 
-// The inverse: image = round((clamp(x, -1, 1) + 1) * 127.5).
+// The inverse: image = round(clamp((x + offset) * divisor, 0, 255)).
 struct UnpatchifyArgs {
   const float* tokens;  // [height/p * width/p, 3*p*p]
   uint8_t* image;       // [height, width, 3]
   int64_t tokens_stride;
   int64_t height, width, patch;
+  float divisor = 127.5f, offset = 1.f;
+};
+
+// Between the places of a grid and its p×p patches, each a token in order (row, column, channel).
+struct GridArgs {
+  const float* x;  // to_grid: [rows/p * cols/p, p*p*channels]; from_grid: [rows * cols, channels]
+  void* y;         // the other, operand
+  int64_t x_stride, y_stride;
+  int64_t rows, cols, channels, patch;
+  float limit;  // y = limit * tanh(x / limit); 0 for y = x
+};
+
+// Between memory and what a page holds beside its keys and values, `offset` bytes into it.
+struct PageCopyArgs {
+  const StepInputs* inputs;
+  int64_t index;  // page_load: of inputs->pages; page_store goes to inputs->page
+  void* memory;
+  int64_t offset, bytes;
 };
 
 // A device that failed: out of memory, or lost.
@@ -212,9 +258,19 @@ class Backend {
   virtual void patchify(const PatchifyArgs&) = 0;
   virtual void unpatchify(const UnpatchifyArgs&) = 0;
 
+  // Of single families, so not on every device.
+  virtual void convolution(const ConvolutionArgs&) { refuse("convolution"); }
+  virtual void to_grid(const GridArgs&) { refuse("to_grid"); }
+  virtual void from_grid(const GridArgs&) { refuse("from_grid"); }
+  virtual void page_load(const PageCopyArgs&) { refuse("page_load"); }
+  virtual void page_store(const PageCopyArgs&) { refuse("page_store"); }
+
  protected:
   virtual void replay(std::unique_ptr<Recording>& recording, void (*work)(const void*),
                       const void* closure) = 0;
+  [[noreturn]] void refuse(const char* op) const {
+    throw BackendError(name() + ": expected an op of this device, got " + op + "; use the CPU");
+  }
 };
 
 // tier: "" for the best one that this CPU allows (with `precision`, when given), or "portable",

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "src/check.h"
+#include "src/models/causal_dit.h"
 #include "src/models/frame_dit.h"
 
 namespace rtfm {
@@ -17,6 +18,7 @@ struct Family {
 
 constexpr Family kFamilies[] = {
     {"frame_dit", open_frame_dit},
+    {"causal_dit", open_causal_dit},
 };
 
 std::unique_ptr<Topology> open_topology(const Section& root, Manifest& manifest) {

@@ -43,6 +43,7 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 void bind_cache(py::module_& m);       // internals_cache.cc
+void bind_causal_dit(py::module_& m);
 void bind_cuda(py::module_& m);        // internals_cuda.cc
 void bind_ops(py::module_& m);         // internals_ops.cc
 void bind_time(py::module_& m);        // internals_time.cc
@@ -125,6 +126,7 @@ void translate_errors() {
 PYBIND11_MODULE(_testing, m) {
   translate_errors();
   bind_cache(m);
+  bind_causal_dit(m);
   bind_cuda(m);
   bind_ops(m);
   bind_time(m);

@@ -92,6 +92,16 @@ class CpuBackend final : public Backend {
   void sampler(const SamplerArgs& a) override { launch(kernels_.sampler, a); }
   void patchify(const PatchifyArgs& a) override { launch(kernels_.patchify, a); }
   void unpatchify(const UnpatchifyArgs& a) override { launch(kernels_.unpatchify, a); }
+  void convolution(const ConvolutionArgs& a) override { launch(kernels_.convolution, a); }
+  void to_grid(const GridArgs& a) override { launch(kernels_.to_grid, a); }
+  void from_grid(const GridArgs& a) override { launch(kernels_.from_grid, a); }
+  void page_load(const PageCopyArgs& a) override {
+    const std::byte* page = static_cast<const std::byte*>(a.inputs->pages[a.index]);
+    std::memcpy(a.memory, page + a.offset, size_t(a.bytes));
+  }
+  void page_store(const PageCopyArgs& a) override {
+    std::memcpy(static_cast<std::byte*>(a.inputs->page) + a.offset, a.memory, size_t(a.bytes));
+  }
 
  protected:
   void replay(std::unique_ptr<Recording>&, void (*work)(const void*), const void* f) override {

@@ -40,6 +40,8 @@ struct Kernels {
   Kernel<SamplerArgs> sampler;
   Kernel<PatchifyArgs> patchify;
   Kernel<UnpatchifyArgs> unpatchify;
+  Kernel<ConvolutionArgs> convolution;
+  Kernel<GridArgs> to_grid, from_grid;
 };
 
 // Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so

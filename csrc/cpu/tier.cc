@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of one tier.
 #include "csrc/cpu/attention.h"
+#include "csrc/cpu/convolution.h"
+#include "csrc/cpu/grid.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/matmul.h"
 #include "csrc/cpu/norm.h"
@@ -46,6 +48,9 @@ const Kernels kernels = {
     .sampler = {sampler_tasks, sampler},
     .patchify = {patchify_tasks, patchify},
     .unpatchify = {unpatchify_tasks, unpatchify},
+    .convolution = {convolution_tasks, convolution},
+    .to_grid = {grid_tasks, to_grid},
+    .from_grid = {grid_tasks, from_grid},
 };
 
 }  // namespace rtfm::cpu::RTFM_TIER

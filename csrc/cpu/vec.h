@@ -109,6 +109,12 @@ RTFM_INLINE void for_each_vector(int64_t count, const F& f) {
 RTFM_INLINE vf load_some(const float* p, int64_t count) {
   return count == VL ? load(p) : load_part(p, count);
 }
+RTFM_INLINE vf load_operands(const Operand* p, int64_t count) {
+  if (count == VL) return load(p);
+  Operand full[VL] = {};
+  std::memcpy(full, p, size_t(count) * sizeof(Operand));
+  return load(full);
+}
 template <class T>
 RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
   if (count == VL)
@@ -165,6 +171,10 @@ RTFM_INLINE void cos_sin_turn(vf u, vf& c, vf& s) {
   const vf x = odd ? sin : cos, y = odd ? cos : sin;
   c = (((quarter + 1) & 2) != 0) ? -x : x;
   s = ((quarter & 2) != 0) ? -y : y;
+}
+
+RTFM_INLINE vf signed_sigmoid(vf x) {  // tanh(x/2)
+  return 2.f / (exp2(min(x * -1.44269504f, splat(126.f))) + 1.f) - 1.f;
 }
 
 RTFM_INLINE vf silu(vf x) { return x / (exp2(min(x * -1.44269504f, splat(126.f))) + 1.f); }
