@@ -70,8 +70,8 @@ struct MatmulArgs {
 struct ConvolutionArgs {
   const void* x;         // [height * width, channels] operand
   const void* past;      // [height * width, past_channels] operand; null for zeros
-  const void* w;         // [n, side * side * (channels + past_channels)] as pack_weight left it, in
-                         // order (row, column, channel)
+  const void* w;         // [n, side * side * (channels + past_channels)] in order (row, column,
+                         // channel), as pack_kernel left it
   const float* bias;     // [n], or null for none
   const void* residual;  // [rows * cols, n] operand, residual_relu only
   void* y;               // [rows * cols, n]
@@ -217,7 +217,7 @@ class Backend {
   virtual DType operand_dtype() const = 0;  // also the dtype of pages
   virtual DType weight_dtype() const {
     return operand_dtype();
-  }                                 // or e4m3, i8: a scale for each row
+  }  // or e4m3, i8: a scale for each row
   virtual int threads() const = 0;  // host threads that compute; 1 on a GPU
   // Whether it has what frame_dit needs only: rms norm, the first three epilogues, as many heads of
   // keys as of queries, and none of the ops that refuse below.
@@ -258,7 +258,9 @@ class Backend {
   virtual void patchify(const PatchifyArgs&) = 0;
   virtual void unpatchify(const UnpatchifyArgs&) = 0;
 
-  // Of single families, so not on every device.
+  // Of single families, so not on every device. Kernels of convolutions are operands.
+  virtual int64_t kernel_bytes(int64_t, int64_t) const { refuse("convolution"); }
+  virtual void pack_kernel(const float*, int64_t, int64_t, void*) { refuse("convolution"); }
   virtual void convolution(const ConvolutionArgs&) { refuse("convolution"); }
   virtual void to_grid(const GridArgs&) { refuse("to_grid"); }
   virtual void from_grid(const GridArgs&) { refuse("from_grid"); }

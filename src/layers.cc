@@ -39,9 +39,6 @@ void Linear::silu(Backend& backend, const Tensor& x, const Tensor& y) const {
 void Linear::relu(Backend& backend, const Tensor& x, const Tensor& y) const {
   run(backend, x, y, Epilogue::relu);
 }
-void Linear::operand(Backend& backend, const Tensor& x, const Tensor& y) const {
-  run(backend, x, y, Epilogue::operand);
-}
 void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
                        const Tensor& y) const {
   run(backend, x, y, Epilogue::gated_residual, gate);

@@ -34,7 +34,6 @@ class Linear {
   void gelu_erf(Backend& backend, const Tensor& x, const Tensor& y) const;    // exact
   void silu(Backend& backend, const Tensor& x, const Tensor& y) const;
   void relu(Backend& backend, const Tensor& x, const Tensor& y) const;
-  void operand(Backend& backend, const Tensor& x, const Tensor& y) const;  // as it is
   // silu(x · weightᵀ + added); added [n] on the device, of a layer without bias
   void silu_of_sum(Backend& backend, const Tensor& x, const float* added, const Tensor& y) const;
   // y += gate * (x · weightᵀ + bias); gate [n] on the device, null for ones

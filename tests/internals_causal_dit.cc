@@ -82,8 +82,8 @@ struct Codec {  // single ops
                     int64_t stride, int64_t padding, const std::string& epilogue) const {
     const Matrix in = operand(x), before = past ? operand(*past) : Matrix();
     const Matrix added = residual ? operand(*residual) : Matrix();
-    Buffer packed(b, b->weight_bytes(w.shape(0), w.shape(1)));
-    b->pack_weight(w.data(), w.shape(0), w.shape(1), packed.data());
+    Buffer packed(b, b->kernel_bytes(w.shape(0), w.shape(1)));
+    b->pack_kernel(w.data(), w.shape(0), w.shape(1), packed.data());
     const Buffer bias_buffer = bias ? vector(*bias) : Buffer();
     const Epilogue e = epilogue == "relu"            ? Epilogue::relu
                        : epilogue == "operand"       ? Epilogue::operand

@@ -92,6 +92,10 @@ class CpuBackend final : public Backend {
   void sampler(const SamplerArgs& a) override { launch(kernels_.sampler, a); }
   void patchify(const PatchifyArgs& a) override { launch(kernels_.patchify, a); }
   void unpatchify(const UnpatchifyArgs& a) override { launch(kernels_.unpatchify, a); }
+  int64_t kernel_bytes(int64_t n, int64_t k) const override { return kernels_.kernel_bytes(n, k); }
+  void pack_kernel(const float* w, int64_t n, int64_t k, void* packed) override {
+    kernels_.pack_kernel(w, n, k, packed);
+  }
   void convolution(const ConvolutionArgs& a) override { launch(kernels_.convolution, a); }
   void to_grid(const GridArgs& a) override { launch(kernels_.to_grid, a); }
   void from_grid(const GridArgs& a) override { launch(kernels_.from_grid, a); }

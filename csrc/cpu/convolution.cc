@@ -4,12 +4,7 @@
 #include "csrc/cpu/convolution.h"
 
 #include "csrc/cpu/epilogue.h"
-
-#ifdef RTFM_BF16
-#include "csrc/cpu/amx.h"
-#else
-#include "csrc/cpu/micro.h"
-#endif
+#include "csrc/cpu/panels.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
@@ -111,6 +106,11 @@ static void gather_columns(const ConvolutionArgs& a, const Places& places, int64
   for (int64_t i = 0; i < places.count; ++i)  // tiles are read to their end
     std::memset(seen + i * kDepth + depth, 0, size_t(round_up(depth, 32) - depth) * 2);
 #endif
+}
+
+int64_t kernel_bytes(int64_t n, int64_t k) { return panel_bytes(n, k); }
+void pack_kernel(const float* w, int64_t n, int64_t k, void* packed) {
+  pack_panels(w, n, k, static_cast<Operand*>(packed));
 }
 
 int64_t convolution_tasks(const ConvolutionArgs& a, int) {

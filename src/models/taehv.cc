@@ -9,6 +9,7 @@
 namespace rtfm {
 namespace {
 
+constexpr Kernel kPlain{.side = 1, .padding = 0};
 constexpr float kLevels = 255;  // of a pixel, which the network sees in [0, 1]
 
 std::string stage_name(const char* side, int stage) {
@@ -182,11 +183,11 @@ Taehv::Taehv(const TaehvSizes& sizes, const Weights& weights)
       decoder_out_(weights, "codec.decoder.out") {
   for (int i = 0; i < kStages; ++i) {
     const std::string encoder = stage_name("encoder", i), decoder = stage_name("decoder", i);
-    encoder_.push_back({.pool = Linear(weights, encoder + ".pool"),
+    encoder_.push_back({.pool = Convolution(weights, encoder + ".pool", kPlain),
                         .down = Convolution(weights, encoder + ".down", {.stride = 2}),
                         .blocks = make_blocks(weights, encoder)});
     decoder_.push_back({.blocks = make_blocks(weights, decoder),
-                        .grow = Linear(weights, decoder + ".grow"),
+                        .grow = Convolution(weights, decoder + ".grow", kPlain),
                         .out = Convolution(weights, decoder + ".out", {.zoom = 2})});
   }
 }
@@ -232,8 +233,9 @@ void Taehv::encode_stage(Backend& backend, TaehvScratch& s, int stage, int image
   const Plane first = s.encoder.now(stage, 0);
   Tensor pooled = part(s.groups[stage], 0, sizes_.encoder_width);
   pooled.data = s.hidden[0].data(), pooled.stride = pooled.cols;
-  e.pool.operand(backend, s.groups[stage], pooled);
-  e.down.operand(backend, {pooled, 2 * first.rows, 2 * first.cols}, first.values);
+  const int64_t rows = 2 * first.rows, cols = 2 * first.cols;
+  e.pool.operand(backend, {s.groups[stage], rows, cols}, pooled);
+  e.down.operand(backend, {pooled, rows, cols}, first.values);
   const int next = stage + 1;
   const int stride = next < kStages ? sizes_.encoder_strides[next] : 1;
   remember(backend, s, s.encoder, stage, e.blocks,
@@ -257,7 +259,7 @@ void Taehv::decode_stage(Backend& backend, TaehvScratch& s, int stage, int image
   const Plane here = s.decoder.now(stage, 0);
   const int stride = sizes_.decoder_strides[stage];
   remember(backend, s, s.decoder, stage, d.blocks, s.done[stage]);
-  d.grow.operand(backend, s.done[stage], s.grown[stage]);
+  d.grow.operand(backend, {s.done[stage], here.rows, here.cols}, s.grown[stage]);
   for (int i = 0; i < stride; ++i) {
     const Plane x{part(s.grown[stage], i, here.values.cols), here.rows, here.cols};
     const int which = image * stride + i;

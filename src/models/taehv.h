@@ -98,14 +98,12 @@ class Taehv {
  private:
   using Block = std::array<Convolution, 3>;
   struct EncoderStage {
-    Linear pool;
-    Convolution down;
+    Convolution pool, down;
     std::array<Block, kBlocks> blocks;
   };
   struct DecoderStage {
     std::array<Block, kBlocks> blocks;
-    Linear grow;
-    Convolution out;
+    Convolution grow, out;
   };
   static std::array<Block, kBlocks> make_blocks(const Weights& weights, const std::string& stage);
 
