@@ -252,9 +252,25 @@ struct TestCausalDit {
   }
 };
 
+// The frames that local and that global layers of `frame` see.
+std::pair<std::vector<int64_t>, std::vector<int64_t>> seen(int recent, int every, int within,
+                                                           int64_t frame) {
+  const Sequence window{.recent = recent, .every = every, .within = within};
+  const std::vector<int64_t> ids = sequence_context(window, frame);
+  std::vector<ContextPage> context;
+  for (const int64_t id : ids) context.push_back({nullptr, Mat4{}, id});
+  const Sight sight = sight_of(window, {.context = context, .frame = uint64_t(frame)});
+  check<Error>(frame == 0 || ids[size_t(sight.newest)] == frame - 1,
+               "the newest is not the newest");
+  check<Error>(int(ids.size()) <= window_size(window), "more than a window");
+  return {{ids.begin(), ids.begin() + sight.local},
+          {ids.begin() + sight.first_global, ids.begin() + sight.first_global + sight.global}};
+}
+
 }  // namespace
 
 void bind_causal_dit(py::module_& m) {
+  m.def("seen", &seen, py::arg("recent"), py::arg("every"), py::arg("within"), py::arg("frame"));
   py::class_<Codec>(m, "Codec")
       .def(py::init([](const std::string& device, int threads) {
              return Codec{make_backend(device, "auto", threads)};
