@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <ctime>
 #include <optional>
 
 #include "src/check.h"
@@ -58,6 +59,7 @@ Array dense(const Tensor& t) {
 
 struct Codec {  // single ops
   std::shared_ptr<Backend> b;
+  mutable std::vector<double> seconds{};  // of the CPU, for each call of the last convolution
 
   Matrix operand(const Array& x) const {
     Matrix m(b, x.shape(0), x.shape(1), b->operand_dtype());
@@ -79,7 +81,7 @@ struct Codec {  // single ops
   Array convolution(const Array& x, int64_t width, const Array& w, const std::optional<Array>& bias,
                     const std::optional<Array>& past, int64_t past_channels,
                     const std::optional<Array>& residual, int64_t zoom, int64_t side,
-                    int64_t stride, int64_t padding, const std::string& epilogue) const {
+                    int64_t stride, int64_t padding, const std::string& epilogue, int calls) const {
     const Matrix in = operand(x), before = past ? operand(*past) : Matrix();
     const Matrix added = residual ? operand(*residual) : Matrix();
     Buffer packed(b, b->kernel_bytes(w.shape(0), w.shape(1)));
@@ -112,7 +114,12 @@ struct Codec {  // single ops
     const Matrix out(b, a.rows() * a.cols(), a.n,
                      e == Epilogue::store ? DType::f32 : b->operand_dtype());
     a.y = out.view().data, a.y_stride = out.view().stride;
-    b->convolution(a);
+    seconds.clear();
+    for (int i = 0; i < calls; ++i) {
+      const std::clock_t start = std::clock();
+      b->convolution(a);
+      seconds.push_back(double(std::clock() - start) / CLOCKS_PER_SEC);
+    }
     return dense(out);
   }
 
@@ -273,13 +280,15 @@ void bind_causal_dit(py::module_& m) {
   m.def("seen", &seen, py::arg("recent"), py::arg("every"), py::arg("within"), py::arg("frame"));
   py::class_<Codec>(m, "Codec")
       .def(py::init([](const std::string& device, int threads) {
-             return Codec{make_backend(device, "auto", threads)};
+             return Codec{.b = make_backend(device, "auto", threads)};
            }),
            py::arg("device"), py::arg("threads") = 1)
       .def("convolution", &Codec::convolution, py::arg("x"), py::arg("width"), py::arg("w"),
            py::arg("bias") = py::none(), py::arg("past") = py::none(), py::arg("past_channels") = 0,
            py::arg("residual") = py::none(), py::arg("zoom") = 1, py::arg("side") = 3,
-           py::arg("stride") = 1, py::arg("padding") = 1, py::arg("epilogue") = "store")
+           py::arg("stride") = 1, py::arg("padding") = 1, py::arg("epilogue") = "store",
+           py::arg("calls") = 1)
+      .def_readonly("seconds", &Codec::seconds)
       .def("grid", &Codec::grid, py::arg("back"), py::arg("x"), py::arg("rows"), py::arg("cols"),
            py::arg("channels"), py::arg("patch"), py::arg("limit"))
       .def("norm_silu", &Codec::norm_silu);
