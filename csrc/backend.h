@@ -47,6 +47,7 @@ enum class Epilogue : uint8_t {
   gelu_erf,        // y = gelu(r), exact         y: operand
   silu,            // y = r * sigmoid(r)         y: operand
   relu,            // y = max(r, 0)              y: operand
+  signed_sigmoid,  // y = 2 * sigmoid(r) - 1     y: f32
   operand,         // y = r                      y: operand
   residual_relu    // y = max(residual + r, 0)   y: operand
 };
@@ -178,21 +179,83 @@ struct UnpatchifyArgs {
   float divisor = 127.5f, offset = 1.f;
 };
 
-// Between the places of a grid and its p×p patches, each a token in order (row, column, channel).
-struct GridArgs {
-  const float* x;  // to_grid: [rows/p * cols/p, p*p*channels]; from_grid: [rows * cols, channels]
-  void* y;         // the other, operand
-  int64_t x_stride, y_stride;
-  int64_t rows, cols, channels, patch;
-  float limit;  // y = limit * tanh(x / limit); 0 for y = x
-};
-
 // Between memory and what a page holds beside its keys and values, `offset` bytes into it.
 struct PageCopyArgs {
   const StepInputs* inputs;
   int64_t index;  // page_load: of inputs->pages; page_store goes to inputs->page
   void* memory;
   int64_t offset, bytes;
+};
+
+// tokens[i] = the i-th p×p patch of what a pixel shows and where it lies: of each pixel, in order
+// (row, column), [2·rgb/255 - 1, o×d, d], or [o×d, d] without an image. o: the centre of the camera
+// of the inputs; d: the unit direction through the middle of the pixel.
+struct RayPatchesArgs {
+  const uint8_t* image;  // [height, width, 3]; null for none
+  const StepInputs* inputs;
+  void* tokens;  // [height/p * width/p, (image ? 9 : 6)*p*p] operand
+  int64_t tokens_stride;
+  int64_t height, width, patch;
+};
+
+// Attention over time: the queries of a token see, head by head, the keys and values of the same
+// token in inputs->pages and then its own. Pages hold keys as they come; between a query and those
+// of page i lie the angles 1 + i (all dims of a head, half-split pairs), between it and its own the
+// angles 0. Such a page holds, for each layer, K then V, each [tokens, heads * dim] operand; the
+// own ones go to inputs->page if there is one.
+struct TimeAttentionArgs {
+  const float* q;    // [tokens, heads * dim]
+  const float* k;    // [tokens, heads * dim]
+  const float* v;    // [tokens, heads * dim]
+  const float* cos;  // [1 + pages, dim / 2]
+  const float* sin;  // [1 + pages, dim / 2]
+  const StepInputs* inputs;
+  void* y;  // [tokens, heads * dim] operand; null for the page only
+  int64_t stride, y_stride;
+  int64_t layer, pages, tokens, heads, dim;  // heads <= 128, heads * dim <= 8192
+};
+
+// y = silu(base + weightᵀ · actions), row by row: what modulation is made from.
+struct ConditionArgs {
+  const float* base;     // [rows, cols]
+  const float* weight;   // [count, cols]
+  const float* actions;  // [count]
+  void* y;               // [rows, cols] operand
+  int64_t y_stride;
+  int64_t rows, cols, count;
+};
+
+// What a frame is made again from: its latent x and then the actions that led to it, at `offset`
+// bytes of inputs->page. save_frame takes the actions from the inputs.
+struct SaveFrameArgs {
+  const float* x;  // [rows, cols]
+  const StepInputs* inputs;
+  int64_t x_stride;
+  int64_t rows, cols, actions, offset;
+};
+struct LoadFrameArgs {
+  float* x;        // [rows, cols]
+  float* actions;  // [count]
+  const StepInputs* inputs;
+  int64_t x_stride;
+  int64_t rows, cols, count, offset;
+};
+
+// tokens[i] = the i-th p×p square of a grid, order (row, column, channel).
+struct GroupArgs {
+  const float* grid;  // [height * width, channels]
+  float* tokens;      // [height/p * width/p, p*p*channels]
+  int64_t grid_stride, tokens_stride;
+  int64_t height, width, channels, patch;
+};
+
+// The inverse, and limit * tanh(x / limit) of each value.
+struct UngroupArgs {
+  const float* tokens;  // [height/p * width/p, p*p*channels]
+  void* grid;           // [height * width, channels] operand
+  int64_t tokens_stride, grid_stride;
+  int64_t height, width, channels, patch;
+  float limit = 0;  // 0: values as they are
 };
 
 // A device that failed: out of memory, or lost.
@@ -262,10 +325,16 @@ class Backend {
   virtual int64_t kernel_bytes(int64_t, int64_t) const { refuse("convolution"); }
   virtual void pack_kernel(const float*, int64_t, int64_t, void*) { refuse("convolution"); }
   virtual void convolution(const ConvolutionArgs&) { refuse("convolution"); }
-  virtual void to_grid(const GridArgs&) { refuse("to_grid"); }
-  virtual void from_grid(const GridArgs&) { refuse("from_grid"); }
   virtual void page_load(const PageCopyArgs&) { refuse("page_load"); }
   virtual void page_store(const PageCopyArgs&) { refuse("page_store"); }
+  // Of single families, so not on every device:
+  virtual void ray_patches(const RayPatchesArgs&) { refuse("ray_patches"); }
+  virtual void time_attention(const TimeAttentionArgs&) { refuse("time_attention"); }
+  virtual void condition(const ConditionArgs&) { refuse("condition"); }
+  virtual void save_frame(const SaveFrameArgs&) { refuse("save_frame"); }
+  virtual void load_frame(const LoadFrameArgs&) { refuse("load_frame"); }
+  virtual void group(const GroupArgs&) { refuse("group"); }
+  virtual void ungroup(const UngroupArgs&) { refuse("ungroup"); }
 
  protected:
   virtual void replay(std::unique_ptr<Recording>& recording, void (*work)(const void*),

@@ -50,15 +50,16 @@ inline Intrinsics to_intrinsics(const py::object& object, const Intrinsics& othe
   }
 }
 
-// One value for each action of the manifest. object: a dict of names and numbers, the others being 0,
-// or an array with all of them.
+// One value for each action of the manifest. object: a dict of names and numbers, the others being
+// 0, or an array with all of them.
 inline std::vector<float> to_actions(const py::object& object, const Manifest& m) {
   const std::vector<Action>& known = m.actions;
   check<ArgumentError>(!known.empty(), "action: expected none, since ", m.name,
                        " goes by poses, got ", describe(object));
   std::vector<float> values(known.size());
   if (!py::isinstance<py::dict>(object)) {
-    const auto given = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(object);
+    const auto given =
+        py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(object);
     if (!given) PyErr_Clear();
     check<ArgumentError>(given && given.ndim() == 1 && given.size() == py::ssize_t(known.size()),
                          "action: expected a dict of names and numbers, or ", known.size(),
@@ -144,9 +145,12 @@ inline py::dict from_world(const World& w) {
   const auto array = [](const std::vector<int64_t>& v) {
     return py::array_t<int64_t>(py::ssize_t(v.size()), v.data());
   };
-  const py::object last = w.last_pose ? py::object(from_pose(*w.last_pose)) : py::none();
+  const auto pose = [](const std::optional<Pose>& p) {
+    return p ? py::object(from_pose(*p)) : py::none();
+  };
   py::dict saved;
-  saved["next_id"] = w.next_id, saved["last_pose"] = last;
+  saved["next_id"] = w.next_id;
+  saved["last_pose"] = pose(w.last_pose), saved["origin"] = pose(w.origin);
   saved["ids"] = array(w.ids), saved["by_use"] = array(w.by_use);
   saved["with_page"] = array(w.with_page);
   saved["poses"] = poses, saved["intrinsics"] = intrinsics;
@@ -158,6 +162,7 @@ inline World to_world(const py::dict& saved, py::ssize_t image_values, const Man
   World w;
   w.next_id = saved["next_id"].cast<int64_t>();
   if (!saved["last_pose"].is_none()) w.last_pose = to_pose(saved["last_pose"]);
+  if (!saved["origin"].is_none()) w.origin = to_pose(saved["origin"]);
   w.ids = saved["ids"].cast<std::vector<int64_t>>();
   w.by_use = saved["by_use"].cast<std::vector<int64_t>>();
   w.with_page = saved["with_page"].cast<std::vector<int64_t>>();

@@ -24,6 +24,11 @@ Linear::Linear(const Weights& weights, const std::string& name) : name_(name) {
   if (weights.file.tensors().contains(name + ".bias")) bias_ = weights.vector(name + ".bias");
 }
 
+Linear::Linear(const Weights& weights, const std::string& name, const std::vector<float>& bias)
+    : Linear(weights, name) {
+  bias_ = upload(weights.backend, bias);
+}
+
 void Linear::operator()(Backend& backend, const Tensor& x, const Tensor& y) const {
   run(backend, x, y, Epilogue::store);
 }
@@ -38,6 +43,9 @@ void Linear::silu(Backend& backend, const Tensor& x, const Tensor& y) const {
 }
 void Linear::relu(Backend& backend, const Tensor& x, const Tensor& y) const {
   run(backend, x, y, Epilogue::relu);
+}
+void Linear::signed_sigmoid(Backend& backend, const Tensor& x, const Tensor& y) const {
+  run(backend, x, y, Epilogue::signed_sigmoid);
 }
 void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
                        const Tensor& y) const {
@@ -57,7 +65,8 @@ void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, Epilogue ep
 
 void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, Epilogue epilogue,
                  const float* gate, const float* bias) const {
-  const bool f32 = epilogue == Epilogue::store || epilogue == Epilogue::gated_residual;
+  const bool f32 = epilogue == Epilogue::store || epilogue == Epilogue::gated_residual ||
+                   epilogue == Epilogue::signed_sigmoid;
   const DType wanted = f32 ? DType::f32 : backend.operand_dtype();
   check<Error>(x.cols == k_ && y.cols == n_ && x.rows == y.rows && y.dtype == wanted &&
                    x.dtype == backend.operand_dtype(),
@@ -125,6 +134,17 @@ void unpatchify(Backend& backend, const Tensor& tokens, int patch, const Picture
                       .height = picture.height,
                       .width = picture.width,
                       .patch = patch});
+}
+
+void ray_patches(Backend& backend, const Picture& picture, const StepInputs* inputs, int patch,
+                 const Tensor& tokens) {
+  backend.ray_patches({.image = reinterpret_cast<const uint8_t*>(picture.pixels),
+                       .inputs = inputs,
+                       .tokens = tokens.data,
+                       .tokens_stride = tokens.stride,
+                       .height = picture.height,
+                       .width = picture.width,
+                       .patch = patch});
 }
 
 }  // namespace rtfm

@@ -28,12 +28,14 @@ struct Weights {
 class Linear {
  public:
   Linear(const Weights& weights, const std::string& name);
+  Linear(const Weights& weights, const std::string& name, const std::vector<float>& bias);
 
   void operator()(Backend& backend, const Tensor& x, const Tensor& y) const;  // y: f32
   void gelu(Backend& backend, const Tensor& x, const Tensor& y) const;        // y: operand
   void gelu_erf(Backend& backend, const Tensor& x, const Tensor& y) const;    // exact
   void silu(Backend& backend, const Tensor& x, const Tensor& y) const;
   void relu(Backend& backend, const Tensor& x, const Tensor& y) const;
+  void signed_sigmoid(Backend& backend, const Tensor& x, const Tensor& y) const;  // y: f32
   // silu(x · weightᵀ + added); added [n] on the device, of a layer without bias
   void silu_of_sum(Backend& backend, const Tensor& x, const float* added, const Tensor& y) const;
   // y += gate * (x · weightᵀ + bias); gate [n] on the device, null for ones
@@ -64,5 +66,8 @@ struct Picture {  // [height, width, 3] uint8 on the device
 };
 void patchify(Backend& backend, const Picture& picture, int patch, const Tensor& tokens);
 void unpatchify(Backend& backend, const Tensor& tokens, int patch, const Picture& picture);
+// pixels: null for rays alone
+void ray_patches(Backend& backend, const Picture& picture, const StepInputs* inputs, int patch,
+                 const Tensor& tokens);
 
 }  // namespace rtfm

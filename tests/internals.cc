@@ -42,12 +42,15 @@ void* operator new(size_t bytes) {
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
-void bind_cache(py::module_& m);       // internals_cache.cc
-void bind_causal_dit(py::module_& m);
-void bind_cuda(py::module_& m);        // internals_cuda.cc
-void bind_ops(py::module_& m);         // internals_ops.cc
-void bind_time(py::module_& m);        // internals_time.cc
-void bind_write_pass(py::module_& m);  // internals_write_pass.cc
+void bind_cache(py::module_& m);        // internals_cache.cc
+void bind_causal_dit(py::module_& m);   // internals_causal_dit.cc
+void bind_cuda(py::module_& m);         // internals_cuda.cc
+void bind_dual_stream(py::module_& m);  // internals_dual_stream.cc
+void bind_latent(py::module_& m);       // internals_latent.cc
+void bind_ops(py::module_& m);          // internals_ops.cc
+void bind_passes(py::module_& m);       // internals_passes.cc
+void bind_time(py::module_& m);         // internals_time.cc
+void bind_write_pass(py::module_& m);   // internals_write_pass.cc
 
 namespace {
 
@@ -128,7 +131,10 @@ PYBIND11_MODULE(_testing, m) {
   bind_cache(m);
   bind_causal_dit(m);
   bind_cuda(m);
+  bind_dual_stream(m);
+  bind_latent(m);
   bind_ops(m);
+  bind_passes(m);
   bind_time(m);
   bind_write_pass(m);
   m.def("tiers", &tiers);

@@ -123,25 +123,18 @@ struct Codec {  // single ops
     return dense(out);
   }
 
-  Array grid(bool back, const Array& x, int64_t rows, int64_t cols, int64_t channels, int64_t patch,
-             float limit) const {
-    const Matrix in = f32(x);
-    const int64_t tokens = rows * cols / (patch * patch);
-    const Matrix out = back ? Matrix(b, tokens, patch * patch * channels, b->operand_dtype())
-                            : Matrix(b, rows * cols, channels, b->operand_dtype());
-    const GridArgs a{.x = static_cast<const float*>(in.view().data),
-                     .y = out.view().data,
-                     .x_stride = in.view().stride,
-                     .y_stride = out.view().stride,
-                     .rows = rows,
-                     .cols = cols,
-                     .channels = channels,
-                     .patch = patch,
-                     .limit = limit};
-    if (back)
-      b->from_grid(a);
-    else
-      b->to_grid(a);
+  Array ungroup(const Array& tokens, int64_t rows, int64_t cols, int64_t channels, int64_t patch,
+                float limit) const {
+    const Matrix in = f32(tokens), out(b, rows * cols, channels, b->operand_dtype());
+    b->ungroup({.tokens = static_cast<const float*>(in.view().data),
+                .grid = out.view().data,
+                .tokens_stride = in.view().stride,
+                .grid_stride = out.view().stride,
+                .height = rows,
+                .width = cols,
+                .channels = channels,
+                .patch = patch,
+                .limit = limit});
     return dense(out);
   }
 
@@ -234,24 +227,17 @@ struct TestCausalDit {
     return out;
   }
 
-  Array encode(const Image& images) {  // the latent [rows * cols, channels]
+  Array encode(const Image& images) {  // the tokens
     network.codec().encode(*b, w.codec, reinterpret_cast<const std::byte*>(images.data()));
-    return dense(w.codec.latent);
+    network.tokenize(*b, w);
+    return dense(w.x);
   }
-  // latent [rows * cols, channels]; `first`: nothing was decoded before
-  Image decode(const Array& latent, bool first) {
+  // tokens: of a clean frame; `first`: nothing was decoded before
+  Image decode(const Array& tokens, bool first) {
     const TaehvSizes& s = network.sizes().codec;
     Image images({int64_t{s.images()}, s.height(), s.width(), int64_t{3}});
-    w.codec.latent.upload(*b, latent.data());
-    b->to_grid({.x = static_cast<const float*>(w.codec.latent.view().data),
-                .y = w.codec.squashed.view().data,
-                .x_stride = w.codec.latent.view().stride,
-                .y_stride = w.codec.squashed.view().stride,
-                .rows = s.rows,
-                .cols = s.cols,
-                .channels = s.latent,
-                .patch = 1,
-                .limit = 3});
+    start(tokens);
+    network.untokenize(*b, w);
     if (first) w.codec.decoder.clear();
     for (int i = first ? -s.warmup : 0; i <= 0; ++i)
       network.codec().decode(*b, w.codec, reinterpret_cast<std::byte*>(images.mutable_data()));
@@ -289,8 +275,7 @@ void bind_causal_dit(py::module_& m) {
            py::arg("stride") = 1, py::arg("padding") = 1, py::arg("epilogue") = "store",
            py::arg("calls") = 1)
       .def_readonly("seconds", &Codec::seconds)
-      .def("grid", &Codec::grid, py::arg("back"), py::arg("x"), py::arg("rows"), py::arg("cols"),
-           py::arg("channels"), py::arg("patch"), py::arg("limit"))
+      .def("ungroup", &Codec::ungroup)
       .def("norm_silu", &Codec::norm_silu);
   py::class_<TestCausalDit>(m, "CausalDit")
       .def(py::init<const std::string&, const std::string&, int>(), py::arg("path"),

@@ -250,9 +250,49 @@ def convolution(
     return np.maximum(r, 0) if "relu" in epilogue else r
 
 
-def to_grid(tokens: ArrayLike, rows: int, cols: int, patch: int, limit: float) -> Floats:
-    """Tokens of patch·patch places, order (row, column, channel), as (rows, cols, channels);
-    limit·tanh(x / limit) of each value unless the limit is 0."""
+def ungroup(tokens: ArrayLike, rows: int, cols: int, patch: int, limit: float) -> Floats:
+    """Tokens of patch·patch places, order (row, column, channel), as (rows, cols, channels), and
+    limit·tanh(x / limit) of each value."""
     x = np.asarray(tokens, np.float64).reshape(rows // patch, cols // patch, patch, patch, -1)
-    grid = x.transpose(0, 2, 1, 3, 4).reshape(rows, cols, -1)
-    return limit * np.tanh(grid / limit) if limit else grid
+    return limit * np.tanh(x.transpose(0, 2, 1, 3, 4).reshape(rows, cols, -1) / limit)
+
+
+def time_attention(
+    qkv: ArrayLike, cos: ArrayLike, sin: ArrayLike, heads: int, pages: list[tuple[Floats, Floats]]
+) -> Floats:
+    """Token by token and head by head, q over the k of the same token here and in `pages`.
+
+    qkv (tokens, 3 * heads * dim); pages k, v (tokens, heads * dim); cos and sin (1 + pages, dim/2)
+    of the angles from each key to the query, the own one first.
+    """
+    q, k, v = np.split(np.asarray(qkv, np.float64), 3, axis=1)
+    tokens = len(q)
+
+    def turned(x: Floats, c: Floats, s: Floats) -> Floats:
+        a, b = np.split(x.reshape(tokens, heads, -1), 2, axis=2)
+        return np.concatenate([a * c - b * s, a * s + b * c], axis=2)
+
+    keys = [k, *(page for page, _ in pages)]
+    values = np.stack([v, *(page for _, page in pages)]).reshape(len(keys), tokens, heads, -1)
+    angles = zip(np.asarray(cos, np.float64), np.asarray(sin, np.float64), strict=True)
+    scores = np.stack(
+        [
+            (turned(q, c, s) * key.reshape(tokens, heads, -1)).sum(2)
+            for key, (c, s) in zip(keys, angles, strict=True)
+        ]
+    ) / np.sqrt(values.shape[-1])
+    weights = np.exp(scores - scores.max(0))
+    weights /= weights.sum(0)
+    return (weights[..., None] * values).sum(0).reshape(tokens, -1)
+
+
+def condition(base: ArrayLike, weight: ArrayLike, actions: ArrayLike) -> Floats:
+    """silu(base + actions · weight). base (rows, cols), weight (actions, cols)."""
+    x = np.asarray(base, np.float64) + np.asarray(actions, np.float64) @ np.asarray(weight)
+    return x / (1 + np.exp(-x))
+
+
+def group(grid: ArrayLike, height: int, width: int, patch: int) -> Floats:
+    """The p×p squares of a grid (height * width, channels), each (row, column, channel)."""
+    x = np.asarray(grid, np.float64).reshape(height // patch, patch, width // patch, patch, -1)
+    return x.transpose(0, 2, 1, 3, 4).reshape(height * width // patch**2, -1)

@@ -84,7 +84,7 @@ def test_only_when_asked_for(testing):
 
 def test_refuses_other_tiers(testing):
     for name in [f"cpu:{tier}" for tier in testing.tiers() if tier != "vnni"]:
-        with pytest.raises(rtfm_rt.DeviceError, match="with int8; this CPU .* int8 what vnni"):
+        with pytest.raises(rtfm_rt.DeviceError, match=r"with int8; this CPU .* int8 what vnni"):
             testing.Device(name, "int8")
     with pytest.raises(rtfm_rt.DeviceError, match="got int8"):
         testing.Device("cuda:emulated", "int8")

@@ -97,8 +97,6 @@ class CpuBackend final : public Backend {
     kernels_.pack_kernel(w, n, k, packed);
   }
   void convolution(const ConvolutionArgs& a) override { launch(kernels_.convolution, a); }
-  void to_grid(const GridArgs& a) override { launch(kernels_.to_grid, a); }
-  void from_grid(const GridArgs& a) override { launch(kernels_.from_grid, a); }
   void page_load(const PageCopyArgs& a) override {
     const std::byte* page = static_cast<const std::byte*>(a.inputs->pages[a.index]);
     std::memcpy(a.memory, page + a.offset, size_t(a.bytes));
@@ -106,6 +104,13 @@ class CpuBackend final : public Backend {
   void page_store(const PageCopyArgs& a) override {
     std::memcpy(static_cast<std::byte*>(a.inputs->page) + a.offset, a.memory, size_t(a.bytes));
   }
+  void ray_patches(const RayPatchesArgs& a) override { launch(kernels_.ray_patches, a); }
+  void time_attention(const TimeAttentionArgs& a) override { launch(kernels_.time_attention, a); }
+  void condition(const ConditionArgs& a) override { launch(kernels_.condition, a); }
+  void save_frame(const SaveFrameArgs& a) override { launch(kernels_.save_frame, a); }
+  void load_frame(const LoadFrameArgs& a) override { launch(kernels_.load_frame, a); }
+  void group(const GroupArgs& a) override { launch(kernels_.group, a); }
+  void ungroup(const UngroupArgs& a) override { launch(kernels_.ungroup, a); }
 
  protected:
   void replay(std::unique_ptr<Recording>&, void (*work)(const void*), const void* f) override {

@@ -23,6 +23,11 @@ static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_
       for_each_vector(
           cols, [&](int64_t j, int64_t n) { store_some(y + j, activation(biased(j, n)), n); });
     };
+    const auto put = [&](auto activation) {
+      float* y = static_cast<float*>(a.y) + at;
+      for_each_vector(
+          cols, [&](int64_t j, int64_t n) { store_some(y + j, activation(biased(j, n)), n); });
+    };
     switch (a.epilogue) {
       case Epilogue::gelu:
         put_operand([](vf x) { return gelu_tanh(x); });
@@ -48,11 +53,12 @@ static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_
         });
         break;
       }
-      case Epilogue::store: {
-        float* y = static_cast<float*>(a.y) + at;
-        for_each_vector(cols, [&](int64_t j, int64_t n) { store_some(y + j, biased(j, n), n); });
+      case Epilogue::signed_sigmoid:
+        put([](vf x) { return signed_sigmoid(x); });
         break;
-      }
+      case Epilogue::store:
+        put([](vf x) { return x; });
+        break;
       case Epilogue::gated_residual: {
         float* y = static_cast<float*>(a.y) + at;
         for_each_vector(cols, [&](int64_t j, int64_t n) {

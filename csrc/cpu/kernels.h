@@ -43,7 +43,13 @@ struct Kernels {
   int64_t (*kernel_bytes)(int64_t n, int64_t k);
   void (*pack_kernel)(const float* w, int64_t n, int64_t k, void* packed);
   Kernel<ConvolutionArgs> convolution;
-  Kernel<GridArgs> to_grid, from_grid;
+  Kernel<RayPatchesArgs> ray_patches;
+  Kernel<TimeAttentionArgs> time_attention;
+  Kernel<ConditionArgs> condition;
+  Kernel<SaveFrameArgs> save_frame;
+  Kernel<LoadFrameArgs> load_frame;
+  Kernel<GroupArgs> group;
+  Kernel<UngroupArgs> ungroup;
 };
 
 // Each tier is a namespace, compiled from the same sources with its own flags (CMakeLists.txt), so

@@ -2,11 +2,13 @@
 // The table of one tier.
 #include "csrc/cpu/attention.h"
 #include "csrc/cpu/convolution.h"
-#include "csrc/cpu/grid.h"
 #include "csrc/cpu/kernels.h"
+#include "csrc/cpu/latent.h"
 #include "csrc/cpu/matmul.h"
 #include "csrc/cpu/norm.h"
 #include "csrc/cpu/pointwise.h"
+#include "csrc/cpu/rays.h"
+#include "csrc/cpu/time_attention.h"
 
 #define RTFM_STRING(x) #x
 #define RTFM_NAME(x) RTFM_STRING(x)
@@ -51,8 +53,13 @@ const Kernels kernels = {
     .kernel_bytes = kernel_bytes,
     .pack_kernel = pack_kernel,
     .convolution = {convolution_tasks, convolution},
-    .to_grid = {grid_tasks, to_grid},
-    .from_grid = {grid_tasks, from_grid},
+    .ray_patches = {ray_patches_tasks, ray_patches},
+    .time_attention = {time_attention_tasks, time_attention},
+    .condition = {condition_tasks, condition},
+    .save_frame = {save_frame_tasks, save_frame},
+    .load_frame = {load_frame_tasks, load_frame},
+    .group = {group_tasks, group},
+    .ungroup = {ungroup_tasks, ungroup},
 };
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -28,11 +28,6 @@ RTFM_INLINE vf load(const float* p) {
   return v;
 }
 RTFM_INLINE void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
-RTFM_INLINE vf load_part(const float* p, int64_t count) {
-  vf v{};
-  std::memcpy(&v, p, size_t(count) * 4);
-  return v;
-}
 RTFM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 // All lanes into one, half by half.
 RTFM_INLINE float sum(vf v) {
@@ -92,6 +87,12 @@ RTFM_INLINE float from_operand(Operand x) { return x; }
 #endif
 
 template <class T>
+RTFM_INLINE vf load_part(const T* p, int64_t count) {
+  T full[VL] = {};
+  std::memcpy(full, p, size_t(count) * sizeof(T));
+  return load(full);
+}
+template <class T>
 RTFM_INLINE void store_part(T* p, vf v, int64_t count) {
   T full[VL];
   store(full, v);
@@ -106,7 +107,8 @@ RTFM_INLINE void for_each_vector(int64_t count, const F& f) {
   if (j < count) f(j, count - j);
 }
 
-RTFM_INLINE vf load_some(const float* p, int64_t count) {
+template <class T>
+RTFM_INLINE vf load_some(const T* p, int64_t count) {
   return count == VL ? load(p) : load_part(p, count);
 }
 RTFM_INLINE vf load_operands(const Operand* p, int64_t count) {
@@ -123,8 +125,8 @@ RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
     store_part(p, v, count);
 }
 
-// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (minimax on |f| <= 1/2, exact
-// at 0).
+// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (minimax on |f| <= 1/2,
+// exact at 0).
 RTFM_INLINE vf exp2(vf x) {
   x = max(x, splat(-127.f));
   const vf shifted = x + splat(12582912.f);  // 1.5·2^23: the integer part lands in the low mantissa

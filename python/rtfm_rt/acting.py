@@ -7,12 +7,13 @@ import argparse
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from rtfm_rt import options
-from rtfm_rt._core import ArgumentError, Error
+from rtfm_rt._core import ArgumentError, Error, Frame
 from rtfm_rt.session import Session, bundled_file
 from rtfm_rt.terminal import progress, show
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace, session: Session) -> None:
     kept, seconds, images = [], [], 0
     with contextlib.ExitStack() as files:
         video = files.enter_context(media.VideoWriter(args.out, height, width))
-        writers = [video.write]
+        writers: list[Callable[[Frame], None]] = [video.write]
         if args.rerun:
             from rtfm_rt.viz import Recording
 

@@ -38,8 +38,9 @@ def headline(session: Session) -> str:
     height, width = session.image_size
     manifest, steps = session.model.manifest, session.steps
     return (
-        f"{manifest['name']} ({manifest['licence']}) · {session.device} · {session.precision} · {width}x{height} · "
-        f"{steps} {'step' if steps == 1 else 'steps'} · context of {session.context}"
+        f"{manifest['name']} ({manifest['licence']}) · {session.device} · {session.precision} · "
+        f"{width}x{height} · {steps} {'step' if steps == 1 else 'steps'} · "
+        f"context of {session.context}"
     )
 
 

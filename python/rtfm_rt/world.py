@@ -109,7 +109,7 @@ def _write(db: sqlite3.Connection, session: _core.Session, saved: Saved) -> None
         image = memory.image(id_).tobytes()
         row = (id_, pose, intrinsics, image, _checksum(id_, pose, intrinsics, image))
         db.execute("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?)", row)
-    last_pose = world["last_pose"]
+    last_pose, origin = world["last_pose"], world["origin"]
     values = {
         "model": saved.model,
         "model_name": session.model.manifest["name"],
@@ -122,6 +122,8 @@ def _write(db: sqlite3.Connection, session: _core.Session, saved: Saved) -> None
         **{key: world[key].tobytes() for key in ORDERS},
         "options": json.dumps(session._options()),
     }
+    if origin is not None:
+        values["origin"] = origin.tobytes()
     values["digest"] = _digest(values)
     db.execute("DELETE FROM world")
     db.executemany("INSERT INTO world VALUES (?, ?)", values.items())
@@ -190,11 +192,12 @@ def _read(
         )
     ordered = [rows[id_] for id_ in expected]
     shape = (len(ordered), values["height"], values["width"], 3)
-    pose = values["last_pose"]
+    pose, origin = values["last_pose"], values.get("origin")
     world = {
         **orders,
         "next_id": values["next_id"],
         "last_pose": np.frombuffer(pose, np.float64).reshape(4, 4) if pose else None,
+        "origin": np.frombuffer(origin, np.float64).reshape(4, 4) if origin else None,
         "poses": np.frombuffer(b"".join(r[1] for r in ordered), np.float64).reshape(-1, 4, 4),
         "intrinsics": np.frombuffer(b"".join(r[2] for r in ordered), np.float64).reshape(-1, 2),
     }

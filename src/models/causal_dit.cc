@@ -9,6 +9,8 @@
 namespace rtfm {
 namespace {
 
+constexpr float kLimit = 3;  // latents are squashed to ±3 before they are decoded
+
 const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
 const float* floats(const Matrix& matrix) { return static_cast<const float*>(matrix.view().data); }
 
@@ -165,6 +167,32 @@ void CausalDit::prepare(Backend& backend, CausalWorkspace& w, const Shot& shot) 
   }
   backend.upload(w.cos.data(), w.host_cos.data(), w.cos.bytes());
   backend.upload(w.sin.data(), w.host_sin.data(), w.sin.bytes());
+}
+
+void CausalDit::tokenize(Backend& backend, const CausalWorkspace& w) const {
+  const Tensor &latent = w.codec.latent, &x = w.x;
+  backend.group({.grid = floats(w.codec.latent),
+                 .tokens = static_cast<float*>(x.data),
+                 .grid_stride = latent.stride,
+                 .tokens_stride = x.stride,
+                 .height = sizes_.codec.rows,
+                 .width = sizes_.codec.cols,
+                 .channels = sizes_.codec.latent,
+                 .patch = sizes_.patch});
+  update(backend, w.sampler_state(), 1, 0, 0, 0);
+}
+
+void CausalDit::untokenize(Backend& backend, const CausalWorkspace& w) const {
+  const Tensor& grid = w.codec.squashed;
+  backend.ungroup({.tokens = floats(w.x),
+                   .grid = grid.data,
+                   .tokens_stride = w.x.view().stride,
+                   .grid_stride = grid.stride,
+                   .height = sizes_.codec.rows,
+                   .width = sizes_.codec.cols,
+                   .channels = sizes_.codec.latent,
+                   .patch = sizes_.patch,
+                   .limit = kLimit});
 }
 
 void CausalDit::control(Backend& backend, const CausalWorkspace& w) const {

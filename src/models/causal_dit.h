@@ -92,6 +92,10 @@ class CausalDit final : public Network {
   void control(Backend& backend, const CausalWorkspace& w) const;
   void gather(Backend& backend, const CausalWorkspace& w, const Sight& sight) const;
 
+  // w.codec.latent → w.x and its operand copy
+  void tokenize(Backend& backend, const CausalWorkspace& w) const;
+  void untokenize(Backend& backend, const CausalWorkspace& w) const;  // w.x → w.codec.squashed
+
   // The velocity of the noisy tokens in w.x_operand at t, a sigma of the manifest.
   void write(Backend& backend, const CausalWorkspace& w, float t, const Sight& sight) const;
   // The page of the clean tokens in w.x_operand, but for the decoder's part.

@@ -76,19 +76,16 @@ class CausalDitPasses final : public Passes {
     n.gather(*backend_, workspace_, sight_);
     sample(*backend_, workspace_.sampler_state(), samplers_.at(steps),
            [&](float t) { n.write(*backend_, workspace_, t, sight_); });
-    backend_->to_grid(grid(workspace_.x, workspace_.codec.squashed, n.sizes().patch, kLimit));
     decode();
   }
 
   void read(int) override {
     const CausalDit& n = network_;
     n.codec().encode(*backend_, workspace_.codec, image().data());
-    const Matrix& latent = workspace_.codec.latent;
-    backend_->from_grid(grid(latent, workspace_.x_operand, n.sizes().patch, 0));
+    n.tokenize(*backend_, workspace_);
     n.control(*backend_, workspace_);
     n.gather(*backend_, workspace_, sight_);
     n.read(*backend_, workspace_, sight_);
-    backend_->to_grid(grid(latent, workspace_.codec.squashed, 1, kLimit));
     decode();  // for what it remembers
     remember();
   }
@@ -99,24 +96,10 @@ class CausalDitPasses final : public Passes {
   }
 
  private:
-  static constexpr float kLimit = 3;  // latents are squashed to ±3 before they are decoded
-
-  GridArgs grid(const Matrix& x, const Matrix& y, int patch, float limit) const {
-    const TaehvSizes& codec = network_.sizes().codec;
-    return {.x = static_cast<const float*>(x.view().data),
-            .y = y.view().data,
-            .x_stride = x.view().stride,
-            .y_stride = y.view().stride,
-            .rows = codec.rows,
-            .cols = codec.cols,
-            .channels = codec.latent,
-            .patch = patch,
-            .limit = limit};
-  }
-
-  // The images of the squashed latent, which follow those of the frame before.
+  // The images of the clean tokens, which follow those of the frame before.
   void decode() {
     TaehvScratch& codec = workspace_.codec;
+    network_.untokenize(*backend_, workspace_);
     const int64_t offset = network_.decoder_offset(*backend_);
     if (sight_.newest >= 0) {
       codec.decoder.load(*backend_, inputs(), sight_.newest, offset);

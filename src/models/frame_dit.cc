@@ -6,35 +6,14 @@
 #include <set>
 
 #include "src/check.h"
+#include "src/models/time_features.h"
 
 namespace rtfm {
 namespace {
 
-constexpr int kTimeFeatures = 256;
 constexpr float kNormEps = 1e-6f;
 
 const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
-
-// y[n] = w[n, k] · x + b in double: load time only, so that modulation is exact on every device
-std::vector<double> affine(const std::vector<float>& w, const std::vector<float>& b,
-                           const std::vector<double>& x) {
-  std::vector<double> y(b.begin(), b.end());
-  for (size_t i = 0; i < y.size(); ++i)
-    for (size_t j = 0; j < x.size(); ++j) y[i] += double(w[i * x.size() + j]) * x[j];
-  return y;
-}
-
-// [cos | sin](1000·t·f_i), f_i = exp(-ln(1e4)·i/128)
-std::vector<double> time_features(float t) {
-  std::vector<double> features(kTimeFeatures);
-  constexpr int half = kTimeFeatures / 2;
-  for (int i = 0; i < half; ++i) {
-    const double angle = 1000.0 * double(t) * std::exp(-std::log(1e4) * i / half);
-    features[i] = std::cos(angle);
-    features[half + i] = std::sin(angle);
-  }
-  return features;
-}
 
 std::string block_name(int64_t layer) { return "blocks." + std::to_string(layer); }
 
@@ -79,8 +58,8 @@ void FrameDit::build_modulation(const Weights& weights) {
   std::vector<float> all;
   all.reserve(times_.size() * size_t(sizes_.layers * 6 * width_));
   for (float t : times_) {
-    std::vector<double> e = affine(w1, b1, time_features(t));
-    for (double& x : e) x /= 1.0 + std::exp(-x);  // SiLU
+    std::vector<double> e = affine(w1, b1, time_features(1000.0 * double(t)));
+    silu(e);
     const std::vector<double> vectors = affine(w2, b2, e);
     for (const std::vector<float>& table : tables)
       for (size_t i = 0; i < vectors.size(); ++i) {

@@ -2,11 +2,12 @@
 // The sizes of a frame_dit model from its manifest, and its passes over frames.
 #include "src/check.h"
 #include "src/models/frame_dit.h"
+#include "src/models/time_features.h"
 
 namespace rtfm {
 namespace {
 
-constexpr int kMaxTokens = 65536, kTimeFeatures = 256;
+constexpr int kMaxTokens = 65536;
 
 class FrameDitTopology final : public Topology {
  public:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares the reference of `st_dit` with the authors' own code, every tensor random.
 
-    python tools/parity/oasis.py CHECKOUT [--write tests/data/oasis.npz]
+    python -m tools.parity.oasis CHECKOUT [--write tests/data/oasis.npz]
 
 CHECKOUT is a clone of https://github.com/etched-ai/open-oasis, which is only imported. It needs
 einops; what it uses of timm is two linear layers, of torchvision nothing here, so both may be
-absent. Rollouts run 12 frames past the window. What they have no code for, pages that stay when the
+absent. Rollouts run 12 frames past the window; noise is what the runtime draws. What they have no code for, pages that stay when the
 window slides, is their network over the whole walk with a band instead of a triangle as its mask.
 """
 
@@ -27,6 +27,7 @@ from rtfm_rt.convert.oasis import Sizes, build, ddim_table, dit_shapes
 from rtfm_rt.convert.vit_codec import LATENT_SCALE, CodecSizes, codec_shapes
 from rtfm_rt.reference.st_dit import Config, StDit, Walk
 from rtfm_rt.reference.vit_codec import CodecConfig, from_patches, to_patches
+from tests.reference import normal
 
 SEED, LIMIT = 7, 1e-4
 IMAGE, GRID, HEADS, WINDOW, STEPS = (24, 40), (6, 10), 2, 5, 4
@@ -217,15 +218,22 @@ def draw(authors: Authors) -> dict[str, Tensor]:
     """A random image, its latent, and the noise and actions of a walk."""
     rng = np.random.default_rng(SEED + 1)
     image = torch.tensor(rng.integers(0, 256, (*IMAGE, 3)), dtype=torch.uint8)
-    grids = torch.tensor(rng.standard_normal((FRAMES, *GRID, SIZES.channels))).float()
-    actions = torch.tensor(rng.uniform(-1, 1, (FRAMES, SIZES.actions))).float()
+    token = SIZES.channels * SIZES.patch**2
+    count = GRID[0] * GRID[1] * SIZES.channels
+    noise = torch.stack(
+        [torch.tensor(normal(SEED, i, 0, count)).float().reshape(-1, token) for i in range(FRAMES)]
+    )
+    grids = torch.stack([from_patches(frame, GRID[1], SIZES.patch) for frame in noise])
+    grids = grids.reshape(FRAMES, *GRID, SIZES.channels)
+    low = torch.tensor([action["min"] for action in convert()[0]["actions"]])
+    actions = low + (1 - low) * torch.tensor(rng.random((FRAMES, SIZES.actions))).float()
     actions[0] = 0  # as the authors prepend
     prompt = authors.encode(image)
     return {
         "image": image,
         "latent": tokens(prompt),
         "prompt": prompt,
-        "noise": tokens(grids),
+        "noise": noise,
         "noise_grid": grids,
         "actions": actions,
     }

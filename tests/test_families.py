@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison of families with their authors' code: who takes turns, and what is reported."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import family_stub
+from benchmarks.families import __main__ as families
+from benchmarks.families import efficient_lvsm
+
+
+def test_the_sides_take_turns():
+    result = families.measure(family_stub, "grey", Path("0.75"), rounds=3, threads=1)
+    assert set(result) == {"a frame", "peak_mb", "seconds_to_load"}
+    frame = result["a frame"]
+    assert frame["worst_step"] == pytest.approx(0.25) and frame["differ"] == 1
+    assert frame["seconds"]["theirs"] >= 0.05 and frame["seconds"]["ratio"] > 5
+    assert len(frame["samples"]["ours"]) == len(frame["samples"]["theirs"]) == 3
+    assert result["peak_mb"]["theirs"] > 2 * result["peak_mb"]["ours"] > 20  # PyTorch on one side
+
+
+def test_what_goes_wrong_in_a_side_is_said():
+    with pytest.raises(RuntimeError, match="theirs: ValueError: no such checkout"):
+        families.measure(family_stub, "broken", Path("0"), rounds=1, threads=1)
+
+
+def test_frames_of_other_shapes_are_not_compared():
+    with pytest.raises(ValueError, match="one shape"):
+        families.difference(np.zeros((2, 2, 3), np.uint8), np.zeros((3, 2, 2)))
+
+
+def test_poses_are_rigid():
+    for pose in efficient_lvsm.poses(5):
+        assert np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3))
+        assert np.linalg.det(pose[:3, :3]) == pytest.approx(1)
