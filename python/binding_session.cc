@@ -203,8 +203,8 @@ void bind_session(py::module_& m) {
             const auto pixels = to_image(image, m);
             if (m.by_actions()) {
               check_plain(intrinsics, "observe");
-              const auto actions = action.is_none() ? std::vector<float>(m.actions.size())
-                                                    : to_actions(action, m);
+              const auto actions =
+                  action.is_none() ? std::vector<float>(m.actions.size()) : to_actions(action, m);
               std::optional<Pose> from;
               if (!pose.is_none()) from = to_pose(pose);
               const py::gil_scoped_release release;
@@ -216,7 +216,8 @@ void bind_session(py::module_& m) {
           },
           "image"_a, "pose"_a = py::none(), py::kw_only(), "action"_a = py::none(),
           "intrinsics"_a = py::none(),
-          "A real frame enters the world: uint8 (height, width, 3) RGB seen from `pose`. Models that "
+          "A real frame enters the world: uint8 (height, width, 3) RGB seen from `pose`. Models "
+          "that "
           "go by actions reckon the pose where none is given. Returns its id.")
       .def(
           "step",
@@ -237,7 +238,8 @@ void bind_session(py::module_& m) {
           "pose"_a = py::none(), py::kw_only(), "action"_a = py::none(),
           "intrinsics"_a = py::none(), "deadline"_a = py::none(), "out"_a = py::none(),
           "The frame seen from `pose`, or, of a model that goes by actions, the one that `action` "
-          "leads to: a dict of names and numbers (see `actions`), or an array of all. deadline: seconds; takes fewer denoising steps where that "
+          "leads to: a dict of names and numbers (see `actions`), or an array of all. deadline: "
+          "seconds; takes fewer denoising steps where that "
           "helps "
           "and sets `late` where it did not. out: uint8 (height, width, 3) to write to as well.")
       .def(
@@ -248,11 +250,11 @@ void bind_session(py::module_& m) {
             std::vector<std::vector<float>> moves;
             const bool by_actions = self.model().manifest().by_actions();
             const py::object& wanted = by_actions ? actions : poses;
-            check<ArgumentError>(py::isinstance<py::iterable>(wanted) &&
-                                     (by_actions ? poses : actions).is_none(),
-                                 "imagine: expected ", by_actions ? "actions=[...]" : "poses", " for ",
-                                 self.model().manifest().name, ", got ", describe(poses), " and ",
-                                 describe(actions));
+            check<ArgumentError>(
+                py::isinstance<py::iterable>(wanted) && (by_actions ? poses : actions).is_none(),
+                "imagine: expected ", by_actions ? "actions=[...]" : "poses", " for ",
+                self.model().manifest().name, ", got ", describe(poses), " and ",
+                describe(actions));
             for (const py::handle& one : py::reinterpret_borrow<py::iterable>(wanted)) {
               const auto object = py::reinterpret_borrow<py::object>(one);
               if (by_actions)
@@ -308,7 +310,8 @@ void bind_session(py::module_& m) {
               actions[py::str(a.name)] = py::make_tuple(a.min, a.max);
             return actions;
           },
-          "Name and (least, most) of each action that step(action=...) takes; empty for a model that "
+          "Name and (least, most) of each action that step(action=...) takes; empty for a model "
+          "that "
           "goes by poses.")
       .def_property_readonly(
           "image_size",

@@ -19,11 +19,11 @@ class Engine {
 
   // The frame of a shot, to images [images, height, width, 3].
   void render(const Shot& shot, int steps, uint8_t* images);
-  // The page of a frame, from the same images. Where the family goes by poses it attends to nothing,
-  // so that it can be made again at any time.
+  // The page of a frame, from the same images. Where the family goes by poses it attends to
+  // nothing, so that it can be made again at any time.
   void encode(const Shot& shot, const uint8_t* images, std::byte* page);
-  // Families that go by actions: the page of the frame that was rendered last, of the same shot; and
-  // a page made again from what it holds of its frame.
+  // Families that go by actions: the page of the frame that was rendered last, of the same shot;
+  // and a page made again from what it holds of its frame.
   void keep(const Shot& shot, std::byte* page);
   void renew(const Shot& shot, std::byte* page);
   void finish() { backend_->finish(); }  // pages are readable by another engine after this

@@ -88,8 +88,8 @@ std::vector<Action> parse_actions(const Section& root) {
                        .move = {move[0], move[1], move[2]},
                        .turn = {turn[0], turn[1]}});
     const Action& action = actions.back();
-    check<ModelError>(action.min < action.max, a.label("max"), "expected more than min = ",
-                      action.min, ", got ", action.max);
+    check<ModelError>(action.min < action.max, a.label("max"),
+                      "expected more than min = ", action.min, ", got ", action.max);
     for (size_t j = 0; j < i; ++j)
       check<ModelError>(actions[j].name != action.name, a.label("name"),
                         "expected one of its own, got ", quoted(action.name), " again");

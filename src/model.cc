@@ -28,8 +28,8 @@ Model::Model(const std::string& path, const std::string& device, const std::stri
 
 void Model::load(const ModelFile& file) {
   check<DeviceError>(!backend_->only_frame_dit() || manifest_.family == "frame_dit", "device ",
-                     device(), ": expected a model of the family frame_dit, got ",
-                     manifest_.family, "; other families run on the CPU so far: device='cpu'");
+                     device(), ": expected a model of the family frame_dit, got ", manifest_.family,
+                     "; other families run on the CPU so far: device='cpu'");
   network_ = file.topology->build(manifest_, Weights{file.weights, backend_});
   backend_->finish();  // sessions read the weights through backends of their own
 }

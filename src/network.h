@@ -23,9 +23,9 @@ struct ContextPage {
 
 struct Shot {  // what differs from frame to frame
   std::span<const ContextPage> context{};
-  Camera camera{};                 // of the frame, in the gauge of the world
+  Camera camera{};                   // of the frame, in the gauge of the world
   std::span<const float> actions{};  // that lead to the frame
-  uint64_t seed = 0, frame = 0;    // frame: its id
+  uint64_t seed = 0, frame = 0;      // frame: its id
 };
 
 // The passes of one network over memory of their own. Write and read are functions of the inputs

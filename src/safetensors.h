@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A strict reader of .safetensors files that trusts nothing: every size is checked before memory is
-// taken for it. Bytes are copied, never mapped, and one tensor at a time: weights that a device packs
-// need no second copy of the file.
+// taken for it. Bytes are copied, never mapped, and one tensor at a time: weights that a device
+// packs need no second copy of the file.
 #pragma once
 
 #include <cstddef>

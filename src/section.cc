@@ -59,9 +59,9 @@ std::vector<double> Section::numbers(std::string_view key, size_t count, double 
     const double* real = value.as<double>();
     if (whole || real) result.push_back(whole ? static_cast<double>(*whole) : *real);
   }
-  const bool good = values.size() == count && result.size() == count &&
-                    std::all_of(result.begin(), result.end(),
-                                [&](double x) { return x >= min && x <= max; });
+  const bool good =
+      values.size() == count && result.size() == count &&
+      std::all_of(result.begin(), result.end(), [&](double x) { return x >= min && x <= max; });
   if (!good) fail<ModelError>(label(key), "expected ", count, " numbers in ", min, "..", max);
   return result;
 }

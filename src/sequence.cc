@@ -28,16 +28,9 @@ Vec3 level(const Vec3& v, const Vec3& otherwise) {
 }  // namespace
 
 std::vector<int64_t> sequence_context(const Sequence& s, int64_t frame) {
-  std::vector<int64_t> others, multiples;
-  const int64_t first = std::max<int64_t>(0, frame - std::max(s.recent, s.within - 1));
-  for (int64_t id = frame - 1; id >= first; --id) {
-    if (s.every && id % s.every == 0 && id > frame - s.within)
-      multiples.push_back(id);
-    else if (id >= frame - s.recent)
-      others.push_back(id);
-  }
-  others.insert(others.end(), multiples.begin(), multiples.end());
-  return others;
+  std::vector<int64_t> ids;
+  for_each_seen(s, frame, [&](int64_t id) { ids.push_back(id); });
+  return ids;
 }
 
 int window_size(const Sequence& s) {

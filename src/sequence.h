@@ -12,9 +12,20 @@
 
 namespace rtfm {
 
-// The ids that frame `frame` attends to: of the recent ones those that are no multiple of `every`,
+// f(id) of what frame `frame` attends to: of the recent ones those that are no multiple of `every`,
 // then those that are, then the older multiples, each from the newest to the oldest. So what a
 // layer sees of the recent frames and what another sees of the multiples are both neighbours.
+template <class F>
+void for_each_seen(const Sequence& s, int64_t frame, const F& f) {
+  const auto is_multiple = [&](int64_t id) {
+    return s.every && id % s.every == 0 && id > frame - s.within;
+  };
+  for (int64_t id = frame - 1; id >= 0 && id >= frame - s.recent; --id)
+    if (!is_multiple(id)) f(id);
+  for (int64_t id = frame - 1; id >= 0 && id > frame - s.within; --id)
+    if (is_multiple(id)) f(id);
+}
+
 std::vector<int64_t> sequence_context(const Sequence& sequence, int64_t frame);
 
 int window_size(const Sequence& sequence);  // the most of them

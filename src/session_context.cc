@@ -29,15 +29,15 @@ Session::Context Session::recall(const View& view, bool dreaming) {
 Session::Context Session::window(const View& view, bool dreaming) {
   const Sequence& sequence = model_->manifest().sequence;
   Context context;
-  for (const int64_t id : sequence_context(sequence, next_id_)) {
+  for_each_seen(sequence, next_id_, [&](int64_t id) {
     const int32_t slot = memory_.frames().find(id);
-    if (slot < 0 || !memory_.has_page(slot)) continue;
+    if (slot < 0 || !memory_.has_page(slot)) return;
     const std::byte* page = dreaming ? memory_.peek_page(slot) : memory_.use_page(slot);
     context.pages[context.count] = {page, Mat4{}, id};
     context.slots[context.count] = slot;
     context.ids[context.count++] = id;
     if (!dreaming) memory_.frames().use(id);
-  }
+  });
   context.support = memory_.frames().coverage(view, {context.slots, size_t(context.count)});
   if (sequence.renew && next_id_ > sequence.recent) renew(context);
   return context;

@@ -78,6 +78,25 @@ int64_t allocations_of_walk(const std::string& path, const std::string& device, 
   return allocations - before;
 }
 
+// Allocations of `steps` steps by actions after twice as many to warm up, with and without `out`.
+int64_t allocations_of_actions(const std::string& path, const std::string& device,
+                               const Image& image, int steps, int64_t budget) {
+  SessionOptions options;
+  options.memory_budget = budget;
+  const auto model = std::make_shared<Model>(path, device, "auto");
+  Session session(model, options);
+  const std::vector<float> actions(model->manifest().actions.size());
+  std::vector<uint8_t> out(size_t(image.size()));
+  session.observe_next(image.data(), actions, {});
+  int64_t before = 0;
+  for (int i = 0; i < 3 * steps; ++i) {
+    if (i == 2 * steps) before = allocations;
+    session.act(actions, {}, i % 2 ? out.data() : nullptr);
+    if (i % 3 == 0) session.observe_next(image.data(), actions, {});
+  }
+  return allocations - before;
+}
+
 // Of a world of `frames` frames: the bytes that it remembers, and those that a branch allocates.
 std::pair<int64_t, int64_t> fork_of(const std::string& path, int frames) {
   SessionOptions options;
@@ -140,5 +159,6 @@ PYBIND11_MODULE(_testing, m) {
   m.def("tiers", &tiers);
   m.def("allocations", [] { return allocations.load(); });
   m.def("allocations_of_walk", &allocations_of_walk);
+  m.def("allocations_of_actions", &allocations_of_actions);
   m.def("fork_of", &fork_of);
 }

@@ -298,7 +298,7 @@ struct TestNetwork {
   std::vector<Buffer> held;  // [pages + 1]; the last is what a read pass fills
 
   TestNetwork(const std::string& path, const std::string& device, const std::string& precision,
-          int threads, int pages)
+              int threads, int pages)
       : model(path, device, precision),
         network(dynamic_cast<const FrameDit&>(model.network())),
         b(model.make_session_backend(threads)),

@@ -293,6 +293,6 @@ def condition(base: ArrayLike, weight: ArrayLike, actions: ArrayLike) -> Floats:
 
 
 def group(grid: ArrayLike, height: int, width: int, patch: int) -> Floats:
-    """The p×p squares of a grid (height * width, channels), each (row, column, channel)."""
+    """The p*p squares of a grid (height * width, channels), each (row, column, channel)."""
     x = np.asarray(grid, np.float64).reshape(height // patch, patch, width // patch, patch, -1)
     return x.transpose(0, 2, 1, 3, 4).reshape(height * width // patch**2, -1)

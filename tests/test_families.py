@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The comparison of families with their authors' code: who takes turns, and what is reported."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,16 @@ def test_what_goes_wrong_in_a_side_is_said():
 def test_frames_of_other_shapes_are_not_compared():
     with pytest.raises(ValueError, match="one shape"):
         families.difference(np.zeros((2, 2, 3), np.uint8), np.zeros((3, 2, 2)))
+
+
+def test_results_of_other_families_and_cases_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["families", "stub"])
+    path = tmp_path / "results.json"
+    for family, case in [("a", "one"), ("b", "one"), ("a", "two"), ("a", "one")]:
+        families.save(path, family, case, {"peak_mb": len(path.name)}, 2)
+    found = json.loads(path.read_text())
+    assert list(found) == ["a", "b"] and list(found["a"]["results"]) == ["one", "two"]
+    assert found["a"]["about"]["threads"] == 2
 
 
 def test_poses_are_rigid():

@@ -263,3 +263,35 @@ def test_branches(slide, golden, model_file):
         frame = session.step(action={"right": 1})
         assert np.array_equal(frame, twin.step(action={"right": 1}))
     assert not np.array_equal(frame, lefts[-1])
+
+
+@pytest.mark.parametrize("slide", ["keep", "recompute"])
+def test_steps_allocate_nothing(slide, golden, model_file, tier):
+    """Past the window, while frames are forgotten: the budget has room for seven."""
+    path = model_file(slide)
+    assert _testing.allocations_of_actions(path, tier, golden["image"], 8, 80_000) == 0
+
+
+def test_refused_by_other_devices(model_file):
+    with pytest.raises(rtfm_rt.DeviceError, match="expected a model of the family frame_dit"):
+        _testing.Session(model_file(), device="cuda:emulated")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slide": "drop"}, 'slide: expected "keep" or "recompute"'),
+        ({"window": 34}, "window: expected 2..33, got 34"),
+        ({"head_dim": 24}, "head_dim: expected a multiple of 8 and heads * head_dim = 32, got 24"),
+        ({"latent": {"height": 6, "width": 8, "channels": 3, "patch": 2}}, "patch = 6x10, got 6x8"),
+        ({"latent": {"height": 6, "width": 10, "channels": 3, "patch": 4}}, "multiples of 4"),
+        ({"commit_time": -1}, "commit_time"),
+        ({"mlp": 49}, "expected shape [32, 49], got [32, 48]"),
+    ],
+)
+def test_refuses(changes, message, folder):
+    manifest, tensors = parity.convert()
+    path = write_file(folder / "refused.safetensors", {**manifest, **changes}, tensors)
+    with pytest.raises(rtfm_rt.ModelError) as caught:
+        rtfm_rt.Model(path, device="cpu")
+    assert message in str(caught.value)

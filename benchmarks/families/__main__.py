@@ -53,8 +53,8 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
 
 
 def figures(ours: Side, theirs: Side, label: str) -> dict[str, Any]:
-    """Medians, and theirs over ours. CPU seconds are of all threads: others on the machine add
-    less to them than to seconds."""
+    """Medians, and theirs over ours. CPU seconds are of all threads: what others do on the machine
+    adds less to them than to seconds."""
     result: dict[str, Any] = {}
     costs = {"ours": np.array(ours.costs[label]), "theirs": np.array(theirs.costs[label])}
     for column, unit in enumerate(("seconds", "cpu_seconds")):
@@ -97,6 +97,7 @@ def measure(family: Any, case: str, checkout: Path, rounds: int, threads: int) -
 
 
 def about(threads: int) -> dict[str, Any]:
+    words = ["CHECKOUT" if os.path.isdir(word) else word for word in sys.argv[1:]]
     return {
         **machine(),
         "date": time.strftime("%Y-%m-%d"),
@@ -105,8 +106,16 @@ def about(threads: int) -> dict[str, Any]:
         "torch": metadata.version("torch"),
         "threads": threads,
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "command": shlex.join(["python", "-m", "benchmarks.families", sys.argv[1], "CHECKOUT"]),
+        "command": shlex.join(["python", "-m", "benchmarks.families", *words]),
     }
+
+
+def save(path: Path, family: str, case: str, row: dict[str, Any], threads: int) -> None:
+    """Adds the figures of a case to the file; an interrupted run leaves those it has."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    results = known.get(family, {}).get("results", {})
+    known[family] = {"about": about(threads), "results": {**results, case: row}}
+    path.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def main() -> None:
@@ -119,20 +128,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     family = importlib.import_module(f"benchmarks.families.{args.family}")
-    cases = [args.case] if args.case else list(family.CASES)
-    results = {}
-    for case in cases:
-        row = results[case] = measure(
-            family, case, args.checkout.resolve(), args.rounds, args.threads
-        )
+    for case in [args.case] if args.case else family.CASES:
+        row = measure(family, case, args.checkout.resolve(), args.rounds, args.threads)
         print(f"\n{args.family}, {case}")
         for label, figures in row.items():
             shown = {key: value for key, value in figures.items() if key != "samples"}
             print(f"  {label:28}" + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
-    if args.json:
-        known = json.loads(args.json.read_text()) if args.json.exists() else {}
-        known[args.family] = {"about": about(args.threads), "results": results}
-        args.json.write_text(json.dumps(known, indent=1) + "\n")
+        if args.json:
+            save(args.json, args.family, case, row, args.threads)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ RTFM_BODY void norm_modulate_row(Group& g, const NormModulateArgs& a, int64_t ro
   }
 }
 
-// y(d, value) for all d: rope(rms(x) * gain) * scale; gain null for no norm. Each thread turns pairs
-// of its own.
+// y(d, value) for all d: rope(rms(x) * gain) * scale; gain null for no norm. Each thread turns
+// pairs of its own.
 template <class Group, class Put>
 RTFM_BODY void norm_rope(Group& g, const float* x, const float* gain, const float* cos,
                          const float* sin, int dim, int rope, float eps, float scale,
@@ -115,8 +115,7 @@ RTFM_BODY void split_head(Group& g, const QkvSplitArgs& a, int64_t token, int64_
   };
   norm_rope(g, a.k + at, a.k_gain, cos, sin, dim, rope, a.eps, 1.f,
             [&](int d, Half value) { put(value, d, d); });
-  for (int d = g.thread(); d < dim; d += g.threads())
-    put(to_half(a.v[at + d]), keys + d, half + d);
+  for (int d = g.thread(); d < dim; d += g.threads()) put(to_half(a.v[at + d]), keys + d, half + d);
 }
 
 RTFM_BODY int64_t gather_octets(const GatherArgs& a) { return 2 * a.heads * a.tokens * a.dim / 8; }

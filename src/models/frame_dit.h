@@ -45,7 +45,7 @@ struct Workspace {
   Buffer context;    // [layers, 1 + pages] slots
   int64_t slot_bytes, slots;  // slots = 1 + pages
 
-  const StepInputs* inputs;   // on the device
+  const StepInputs* inputs;  // on the device
 
   std::byte* slot(int64_t layer, int64_t index) const {
     return context.data() + (layer * slots + index) * slot_bytes;
@@ -61,9 +61,7 @@ class FrameDit final : public Network {
 
   std::unique_ptr<Passes> make_passes(const std::shared_ptr<Backend>& backend,
                                       int context) const override;
-  int64_t page_bytes(const Backend& backend) const override {
-    return page_layout(backend).bytes();
-  }
+  int64_t page_bytes(const Backend& backend) const override { return page_layout(backend).bytes(); }
 
   Workspace make_workspace(const std::shared_ptr<Backend>& backend, int pages,
                            const StepInputs* inputs) const;

@@ -41,8 +41,8 @@ class StDit final : public Network {
   std::unique_ptr<Passes> make_passes(const std::shared_ptr<Backend>& backend,
                                       int context) const override;
   int64_t page_bytes(const Backend& backend) const override {
-    return latent_offset(backend) + 4 * int64_t(sizes_.tokens() * sizes_.token_size() +
-                                                sizes_.actions);
+    return latent_offset(backend) +
+           4 * int64_t(sizes_.tokens() * sizes_.token_size() + sizes_.actions);
   }
 
   // Everything a pass writes, sized once for one session.

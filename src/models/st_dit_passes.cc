@@ -150,8 +150,8 @@ void check_sizes(const StDitSizes& s, const Section& root) {
   check<ModelError>(s.height * s.codec.patch == s.codec.image_height &&
                         s.grid_width * s.codec.patch == s.codec.image_width,
                     root.label("latent"), "expected the image over the codec's patch = ",
-                    s.codec.image_height / s.codec.patch, "x",
-                    s.codec.image_width / s.codec.patch, ", got ", s.height, "x", s.grid_width);
+                    s.codec.image_height / s.codec.patch, "x", s.codec.image_width / s.codec.patch,
+                    ", got ", s.height, "x", s.grid_width);
   check<ModelError>(s.height % s.patch == 0 && s.grid_width % s.patch == 0, root.label("latent"),
                     "expected sides that are multiples of ", s.patch, ", got ", s.height, "x",
                     s.grid_width);

@@ -63,7 +63,8 @@ VitCodec::VitCodec(const VitSizes& sizes, const Weights& weights)
       zeros_(upload(weights.backend, std::vector<float>(size_t(sizes.width), 0.f))) {}
 
 VitCodec::Tower VitCodec::make_tower(const Weights& weights, const std::string& name, int layers) {
-  Tower tower{.in = Linear(weights, name + "in"), .out = Linear(weights, name + "out"), .blocks = {}};
+  Tower tower{
+      .in = Linear(weights, name + "in"), .out = Linear(weights, name + "out"), .blocks = {}};
   for (int i = 0; i < layers; ++i) {
     const std::string block = name + "blocks." + std::to_string(i) + ".";
     tower.blocks.push_back({.qkv = Linear(weights, block + "qkv"),

@@ -5,8 +5,9 @@
 
 CHECKOUT is a clone of https://github.com/etched-ai/open-oasis, which is only imported. It needs
 einops; what it uses of timm is two linear layers, of torchvision nothing here, so both may be
-absent. Rollouts run 12 frames past the window; noise is what the runtime draws. What they have no code for, pages that stay when the
-window slides, is their network over the whole walk with a band instead of a triangle as its mask.
+absent. Rollouts run 12 frames past the window; noise is what the runtime draws. What they have no
+code for, pages that stay when the window slides, is their network over the whole walk with a band
+instead of a triangle as its mask.
 """
 
 from __future__ import annotations

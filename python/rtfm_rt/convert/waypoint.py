@@ -56,6 +56,8 @@ def build(
     frame (rows, columns); window; head_dim; sigmas of the sampler, down to 0; time_step, temporal
     positions from one frame to the next. Raises ModelError.
     """
+    if len(checkpoints) != 2:
+        raise ModelError(f"expected a transformer and its codec, got {len(checkpoints)} file(s)")
     transformer, codec = checkpoints
     _refuse(transformer)
     check_finite(transformer.path, transformer.tensors)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From published files to a session, by the command of users; random numbers in small sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import rtfm_rt
+from rtfm_rt import cli
+from rtfm_rt.convert import RECIPES, convert_published, efficient_lvsm, oasis, published, waypoint
+from rtfm_rt.convert.common import Checkpoint
+from rtfm_rt.reference.causal_dit import Window
+from rtfm_rt.reference.dual_stream import Config
+from tools.parity import efficient_lvsm as lvsm_parity
+from tools.parity import oasis as oasis_parity
+from tools.parity import waypoint as waypoint_parity
+
+LVSM = Config(32, 32, 8, 64, 2, 2, 32, 128, 1e-5, 1e-5)
+
+
+def random_files(recipe: str) -> Sequence[Checkpoint]:
+    """What its authors would publish of a very small model."""
+    if recipe == "oasis":
+        return oasis_parity.checkpoints()
+    if recipe == "waypoint":
+        return waypoint_parity.published()
+    return [Checkpoint(Path("efficient_lvsm.safetensors"), {}, lvsm_parity.published(LVSM))]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The recipes, told the sizes that are not in the files."""
+    options = {"image": oasis_parity.IMAGE, "codec_heads": oasis_parity.HEADS, "window": 3}
+    random = waypoint_parity.RECIPE
+    builds = {
+        "oasis": partial(oasis.build, **options),
+        "waypoint": partial(
+            waypoint.build,
+            grid=random["grid"],
+            window=Window(**random["window"]),
+            head_dim=random["head_dim"],
+            sigmas=random["sigmas"],
+        ),
+        "efficient-lvsm": partial(efficient_lvsm.build, side=LVSM.height),
+    }
+    for name, build in builds.items():
+        monkeypatch.setitem(RECIPES, name, dataclasses.replace(RECIPES[name], build=build))
+
+
+def save(folder: Path, recipe: str) -> list[Path]:
+    paths = []
+    for checkpoint in random_files(recipe):
+        paths.append(folder / checkpoint.path.name)
+        tensors = {name: t.contiguous().clone() for name, t in checkpoint.tensors.items()}
+        safetensors.torch.save_file(tensors, paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("recipe", ["oasis", "waypoint", "efficient-lvsm"])
+def test_from_files_to_frames(recipe, dtype, small, tmp_path, capsys):
+    files = [str(path) for path in save(tmp_path, recipe)]
+    out = tmp_path / "model.safetensors"
+    assert cli.main(["convert", *files, str(out), "--name", "tiny", "--dtype", dtype]) == 0
+    shown = capsys.readouterr().out
+    licence = RECIPES[recipe].licence
+    assert licence in shown and "tiny" in shown
+    info = rtfm_rt.read_info(str(out))
+    assert info["manifest"]["family"] == RECIPES[recipe].family
+    assert info["manifest"]["licence"] == licence
+    assert info["manifest"]["source"]["file"] == " + ".join(Path(file).name for file in files)
+
+    session = rtfm_rt.Session(str(out), device="cpu", threads=2)
+    image = np.random.default_rng(0).integers(0, 256, (*session.image_size, 3), np.uint8)
+    if session.actions:
+        session.observe(image)
+        name = next(iter(session.actions))
+        frames = [session.step(action={name: session.actions[name][1]}) for _ in range(3)]
+    else:
+        session.observe(image, np.eye(4))
+        frames = [session.step(np.eye(4))]
+    assert all(np.asarray(frame).std() > 1 for frame in frames)
+    assert frames[0].images.shape == (info["manifest"].get("images", 1), *image.shape)
+
+
+@pytest.mark.parametrize("recipe", ["oasis", "waypoint", "efficient-lvsm"])
+def test_refuses(recipe, small, tmp_path):
+    files = save(tmp_path, recipe)
+    out = tmp_path / "model.safetensors"
+    out.write_bytes(b"the file before")
+
+    def refused(match: str | None, *paths: Path, **options: str) -> None:
+        with pytest.raises(rtfm_rt.ModelError, match=match):
+            convert_published(paths, out, **options)
+        assert out.read_bytes() == b"the file before"
+        assert not list(tmp_path.glob(".*.tmp"))
+
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[: len(whole) // 2])
+    refused("expected a .safetensors checkpoint", *files)
+    files[0].write_bytes(whole)
+
+    pickle = tmp_path / "model.pt"
+    torch.save({"model": {"a": torch.zeros(1)}}, pickle)
+    refused("pickle, which could run code", pickle, *files[1:])
+    optimizer = tmp_path / "optimizer.safetensors"
+    safetensors.torch.save_file({"exp_avg.0": torch.zeros(2)}, optimizer)
+    refused("expected the tensors of a known checkpoint", optimizer, *files[1:])
+    refused(None, optimizer, *files[1:], recipe=recipe)
+    refused(None, *files, *files)
+    others = {"oasis": "efficient-lvsm", "waypoint": "oasis", "efficient-lvsm": "waypoint"}
+    refused(None, *files, recipe=others[recipe])
+    refused("family: expected one of oasis, .* got 'gpt'", *files, recipe="gpt")
+
+
+def test_recipes_do_not_overlap(small):
+    for name in "oasis", "waypoint", "efficient-lvsm":
+        assert published.find(random_files(name)) is RECIPES[name]
+
+
+def test_the_list_names_sizes_and_licences(capsys):
+    assert cli.main(["convert", "--list"]) == 0
+    shown = capsys.readouterr().out
+    for recipe in RECIPES.values():
+        assert recipe.name in shown and recipe.licence in shown and recipe.parameters in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["one.safetensors"], ["a", "b", "--family", "frame_dit"], ["a", "b"]]
+)
+def test_the_command_refuses(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["convert", *arguments]) == 2
+    said = capsys.readouterr()
+    assert not said.out and said.err.count("\n") == 1
