@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -149,6 +150,18 @@ def test_passes_over_a_walk(network, device, model, given):
         assert error(mine[-1], walked["pages"][i]) < end
 
 
+def test_int8_leaves_the_codec_alone(testing, path, model, given):
+    if "vnni" not in testing.tiers():
+        pytest.skip("a CPU without VNNI")
+    int8, exact = (testing.CausalDit(path, f"cpu:{tier}") for tier in ("vnni", "avx512"))
+    noise, action = given["noise"][0].numpy(), given["action"][0].numpy()
+    want = model.write(given["noise"][0].double(), 0.75, given["action"][0].double(), [])
+    assert 1e-3 < error(int8.write(noise, 0.75, action, []), want) < 4e-2
+    assert np.array_equal(int8.decode(noise, True), exact.decode(noise, True))
+    clip = given["images"][0, :2].numpy()
+    assert np.array_equal(int8.encode(clip), exact.encode(clip))
+
+
 class Player:
     """What a session should show, by the reference."""
 
@@ -175,10 +188,10 @@ class Player:
 
 
 @pytest.fixture
-def start(open_session: Callable[..., Any], device: str, path: str) -> Callable[[], Any]:
+def start(open_session: Callable[..., Any], device: str, path: str) -> Callable[..., Any]:
     if device.startswith("cuda"):
         pytest.skip("a family of the CPU")
-    return lambda: open_session(path, seed=SEED, threads=2)
+    return lambda **options: open_session(path, seed=SEED, threads=2, **options)
 
 
 def test_session_shows_what_the_reference_shows(start, device, model, given):
@@ -211,6 +224,20 @@ def test_branches_go_their_own_ways(start, given):
     same = branch.fork()  # each remembers what its own decoder has seen
     again = [x.step(action={"button.1": 1}).images for x in (same, branch)]
     assert np.array_equal(*again)
+
+
+def test_what_is_in_sight_is_never_dropped(start, given):
+    """With room for one window, standing still: frames look alike, and the memory is full."""
+    with pytest.raises(rtfm_rt.ArgumentError, match="memory_budget: expected at least") as refused:
+        start(memory_budget=1)
+    (least,) = re.findall(r"at least (\d+) bytes", str(refused.value))
+    roomy, tight = start(), start(memory_budget=int(least))
+    for session in (roomy, tight):
+        session.observe(given["images"][0, 0].numpy())
+    for frame in range(40):
+        action = {"button.0": frame % 2}
+        a, b = (session.step(action=action) for session in (roomy, tight))
+        assert np.array_equal(a.images, b.images) and a.context == b.context
 
 
 def test_names_of_actions(start, given):
