@@ -47,7 +47,9 @@ enum class Epilogue : uint8_t {
   gelu_erf,        // y = gelu(r), exact         y: operand
   silu,            // y = r * sigmoid(r)         y: operand
   relu,            // y = max(r, 0)              y: operand
-  signed_sigmoid   // y = 2 * sigmoid(r) - 1     y: f32
+  signed_sigmoid,  // y = 2 * sigmoid(r) - 1     y: f32
+  operand,         // y = r                      y: operand
+  residual_relu    // y = max(residual + r, 0)   y: operand
 };
 
 // r[rows, n] = x[rows, k] · wᵀ + bias, then the epilogue.
@@ -60,12 +62,35 @@ struct MatmulArgs {
   int64_t x_stride, y_stride;
   int64_t rows, n, k;
   Epilogue epilogue;
+  const void* residual = nullptr;  // [rows, n] operand, residual_relu only
+  int64_t residual_stride = 0;
+};
+
+// r = the products of a kernel of side x side with what it sees of x and, channel after channel, of
+// `past`, at every stride-th place; zeros lie around. Then the epilogue.
+struct ConvolutionArgs {
+  const void* x;         // [height * width, channels] operand
+  const void* past;      // [height * width, past_channels] operand; null for zeros
+  const void* w;         // [n, side * side * (channels + past_channels)] in order (row, column,
+                         // channel), as pack_kernel left it
+  const float* bias;     // [n], or null for none
+  const void* residual;  // [rows * cols, n] operand, residual_relu only
+  void* y;               // [rows * cols, n]
+  int64_t x_stride, past_stride, residual_stride, y_stride;
+  int64_t height, width, channels, past_channels;
+  int64_t zoom;  // x is seen with every place repeated zoom x zoom times
+  int64_t side, stride, padding, n;
+  Epilogue epilogue;
+
+  int64_t rows() const { return (height * zoom + 2 * padding - side) / stride + 1; }
+  int64_t cols() const { return (width * zoom + 2 * padding - side) / stride + 1; }
 };
 
 enum class Norm : uint8_t { rms, layer };
+enum class Activation : uint8_t { none, silu };
 
 // y = x / sqrt(mean(x²) + eps) * scale + shift, row by row; layer: of x less its mean. `scale`
-// already holds the 1 + of adaLN.
+// already holds the 1 + of adaLN. Then the activation.
 struct NormModulateArgs {
   const float* x;      // [rows, cols]
   const float* scale;  // [cols]
@@ -75,6 +100,7 @@ struct NormModulateArgs {
   int64_t rows, cols;
   float eps;
   Norm norm;
+  Activation activation = Activation::none;
 };
 
 // Brings queries, keys and values into the heads that attention reads. q and k: RMS norm over dim,
@@ -126,7 +152,7 @@ struct AttentionArgs {
 struct SamplerArgs {
   float* x;         // [rows, cols]
   const float* x0;  // [rows, cols]
-  void* operand;    // [rows, cols] operand
+  void* operand;    // [rows, cols] operand; null for none
   const StepInputs* inputs;
   int64_t x_stride, x0_stride, operand_stride;
   int64_t rows, cols;
@@ -134,20 +160,31 @@ struct SamplerArgs {
   uint32_t step;
 };
 
-// tokens[i] = the i-th p×p patch of an RGB image, order (row, column, channel), values in [-1, 1].
+// tokens[i] = the i-th p×p patch of an RGB image, order (row, column, channel): pixel / divisor -
+// offset.
 struct PatchifyArgs {
   const uint8_t* image;  // [height, width, 3]
   void* tokens;          // [height/p * width/p, 3*p*p] operand
   int64_t tokens_stride;
   int64_t height, width, patch;
+  float divisor = 127.5f, offset = 1.f;  // values in [-1, 1]
 };
 
-// The inverse: image = round((clamp(x, -1, 1) + 1) * 127.5).
+// The inverse: image = round(clamp((x + offset) * divisor, 0, 255)).
 struct UnpatchifyArgs {
   const float* tokens;  // [height/p * width/p, 3*p*p]
   uint8_t* image;       // [height, width, 3]
   int64_t tokens_stride;
   int64_t height, width, patch;
+  float divisor = 127.5f, offset = 1.f;
+};
+
+// Between memory and what a page holds beside its keys and values, `offset` bytes into it.
+struct PageCopyArgs {
+  const StepInputs* inputs;
+  int64_t index;  // page_load: of inputs->pages; page_store goes to inputs->page
+  void* memory;
+  int64_t offset, bytes;
 };
 
 // tokens[i] = the i-th p×p patch of what a pixel shows and where it lies: of each pixel, in order
@@ -212,12 +249,13 @@ struct GroupArgs {
   int64_t height, width, channels, patch;
 };
 
-// The inverse.
+// The inverse, and limit * tanh(x / limit) of each value.
 struct UngroupArgs {
   const float* tokens;  // [height/p * width/p, p*p*channels]
   void* grid;           // [height * width, channels] operand
   int64_t tokens_stride, grid_stride;
   int64_t height, width, channels, patch;
+  float limit = 0;  // 0: values as they are
 };
 
 // A device that failed: out of memory, or lost.
@@ -283,6 +321,12 @@ class Backend {
   virtual void patchify(const PatchifyArgs&) = 0;
   virtual void unpatchify(const UnpatchifyArgs&) = 0;
 
+  // Of single families, so not on every device. Kernels of convolutions are operands.
+  virtual int64_t kernel_bytes(int64_t, int64_t) const { refuse("convolution"); }
+  virtual void pack_kernel(const float*, int64_t, int64_t, void*) { refuse("convolution"); }
+  virtual void convolution(const ConvolutionArgs&) { refuse("convolution"); }
+  virtual void page_load(const PageCopyArgs&) { refuse("page_load"); }
+  virtual void page_store(const PageCopyArgs&) { refuse("page_store"); }
   // Of single families, so not on every device:
   virtual void ray_patches(const RayPatchesArgs&) { refuse("ray_patches"); }
   virtual void time_attention(const TimeAttentionArgs&) { refuse("time_attention"); }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "src/check.h"
+#include "src/models/causal_dit.h"
 #include "src/models/dual_stream.h"
 #include "src/models/frame_dit.h"
 #include "src/models/st_dit.h"
@@ -19,6 +20,7 @@ struct Family {
 
 constexpr Family kFamilies[] = {
     {"frame_dit", open_frame_dit},
+    {"causal_dit", open_causal_dit},
     {"dual_stream", open_dual_stream},
     {"st_dit", open_st_dit},
 };

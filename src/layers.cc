@@ -30,30 +30,41 @@ Linear::Linear(const Weights& weights, const std::string& name, const std::vecto
 }
 
 void Linear::operator()(Backend& backend, const Tensor& x, const Tensor& y) const {
-  run(backend, x, y, nullptr, Epilogue::store);
+  run(backend, x, y, Epilogue::store);
 }
 void Linear::gelu(Backend& backend, const Tensor& x, const Tensor& y) const {
-  run(backend, x, y, nullptr, Epilogue::gelu);
+  run(backend, x, y, Epilogue::gelu);
 }
 void Linear::gelu_erf(Backend& backend, const Tensor& x, const Tensor& y) const {
-  run(backend, x, y, nullptr, Epilogue::gelu_erf);
+  run(backend, x, y, Epilogue::gelu_erf);
 }
 void Linear::silu(Backend& backend, const Tensor& x, const Tensor& y) const {
-  run(backend, x, y, nullptr, Epilogue::silu);
+  run(backend, x, y, Epilogue::silu);
 }
 void Linear::relu(Backend& backend, const Tensor& x, const Tensor& y) const {
-  run(backend, x, y, nullptr, Epilogue::relu);
+  run(backend, x, y, Epilogue::relu);
 }
 void Linear::signed_sigmoid(Backend& backend, const Tensor& x, const Tensor& y) const {
-  run(backend, x, y, nullptr, Epilogue::signed_sigmoid);
+  run(backend, x, y, Epilogue::signed_sigmoid);
 }
 void Linear::add_gated(Backend& backend, const Tensor& x, const float* gate,
                        const Tensor& y) const {
-  run(backend, x, y, gate, Epilogue::gated_residual);
+  run(backend, x, y, Epilogue::gated_residual, gate);
 }
 
-void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float* gate,
-                 Epilogue epilogue) const {
+void Linear::silu_of_sum(Backend& backend, const Tensor& x, const float* added,
+                         const Tensor& y) const {
+  check<Error>(!bias_.data(), "[", name_, "] expected a layer without bias");
+  run(backend, x, y, Epilogue::silu, nullptr, added);
+}
+
+void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, Epilogue epilogue,
+                 const float* gate) const {
+  run(backend, x, y, epilogue, gate, reinterpret_cast<const float*>(bias_.data()));
+}
+
+void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, Epilogue epilogue,
+                 const float* gate, const float* bias) const {
   const bool f32 = epilogue == Epilogue::store || epilogue == Epilogue::gated_residual ||
                    epilogue == Epilogue::signed_sigmoid;
   const DType wanted = f32 ? DType::f32 : backend.operand_dtype();
@@ -63,7 +74,7 @@ void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float
                x.cols, "] -> [", y.rows, ", ", y.cols, "] or another dtype");
   backend.matmul({.x = x.data,
                   .w = weight_.data(),
-                  .bias = reinterpret_cast<const float*>(bias_.data()),
+                  .bias = bias,
                   .gate = gate,
                   .y = y.data,
                   .x_stride = x.stride,
@@ -75,7 +86,8 @@ void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, const float
 }
 
 static void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
-                          Norm norm, float eps, const Tensor& y) {
+                          Norm norm, float eps, const Tensor& y,
+                          Activation activation = Activation::none) {
   check<Error>(x.rows == y.rows && x.cols == y.cols && x.dtype == DType::f32 &&
                    y.dtype == backend.operand_dtype(),
                "[norm_modulate] expected f32 and operand matrices of one shape, got [", x.rows,
@@ -89,12 +101,17 @@ static void norm_modulate(Backend& backend, const Tensor& x, const float* scale,
                          .rows = x.rows,
                          .cols = x.cols,
                          .eps = eps,
-                         .norm = norm});
+                         .norm = norm,
+                         .activation = activation});
 }
 
 void rms_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
                   float eps, const Tensor& y) {
   norm_modulate(backend, x, scale, shift, Norm::rms, eps, y);
+}
+void rms_modulate_silu(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                       float eps, const Tensor& y) {
+  norm_modulate(backend, x, scale, shift, Norm::rms, eps, y, Activation::silu);
 }
 void layer_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
                     float eps, const Tensor& y) {

@@ -36,11 +36,16 @@ class Linear {
   void silu(Backend& backend, const Tensor& x, const Tensor& y) const;
   void relu(Backend& backend, const Tensor& x, const Tensor& y) const;
   void signed_sigmoid(Backend& backend, const Tensor& x, const Tensor& y) const;  // y: f32
+  // silu(x · weightᵀ + added); added [n] on the device, of a layer without bias
+  void silu_of_sum(Backend& backend, const Tensor& x, const float* added, const Tensor& y) const;
   // y += gate * (x · weightᵀ + bias); gate [n] on the device, null for ones
   void add_gated(Backend& backend, const Tensor& x, const float* gate, const Tensor& y) const;
 
  private:
-  void run(Backend& backend, const Tensor& x, const Tensor& y, const float* gate, Epilogue) const;
+  void run(Backend& backend, const Tensor& x, const Tensor& y, Epilogue epilogue,
+           const float* gate = nullptr) const;
+  void run(Backend& backend, const Tensor& x, const Tensor& y, Epilogue epilogue, const float* gate,
+           const float* bias) const;
 
   std::string name_;
   int64_t n_, k_;
@@ -50,6 +55,8 @@ class Linear {
 // y = norm(x) * scale + shift, without a weight of its own; scale, shift [cols] on the device
 void rms_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
                   float eps, const Tensor& y);
+void rms_modulate_silu(Backend& backend, const Tensor& x, const float* scale, const float* shift,
+                       float eps, const Tensor& y);
 void layer_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,
                     float eps, const Tensor& y);
 

@@ -36,7 +36,8 @@ std::vector<int64_t> sequence_context(const Sequence& s, int64_t frame) {
 int window_size(const Sequence& s) {
   if (!s.every) return s.recent;
   size_t most = 0;
-  for (int64_t frame = s.within + s.every; frame < s.within + 2 * s.every; ++frame)
+  const int64_t full = std::max(s.recent, s.within) + s.every;
+  for (int64_t frame = full; frame < full + s.every; ++frame)
     most = std::max(most, sequence_context(s, frame).size());
   return int(most);
 }

@@ -43,6 +43,7 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 void bind_cache(py::module_& m);        // internals_cache.cc
+void bind_causal_dit(py::module_& m);   // internals_causal_dit.cc
 void bind_cuda(py::module_& m);         // internals_cuda.cc
 void bind_dual_stream(py::module_& m);  // internals_dual_stream.cc
 void bind_latent(py::module_& m);       // internals_latent.cc
@@ -147,6 +148,7 @@ void translate_errors() {
 PYBIND11_MODULE(_testing, m) {
   translate_errors();
   bind_cache(m);
+  bind_causal_dit(m);
   bind_cuda(m);
   bind_dual_stream(m);
   bind_latent(m);

@@ -217,6 +217,46 @@ def unpatchify(tokens: ArrayLike, height: int, width: int, patch: int) -> Floats
     return (np.clip(image, -1, 1) + 1) * 127.5
 
 
+def convolution(
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
+    past: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
+    *,
+    zoom: int,
+    side: int,
+    stride: int,
+    padding: int,
+    epilogue: str,
+    precision: str,
+) -> Floats:
+    """y (rows, cols, n) of what a side·side kernel sees of x (height, width, channels), zoomed, and
+    of `past`, whose channels follow. w (n, side·side·channels), order (row, column, channel)."""
+    both = [operand(part, precision) for part in (x, past) if part is not None]
+    seen = np.concatenate(both, -1).repeat(zoom, 0).repeat(zoom, 1)
+    seen = np.pad(seen, ((padding, padding), (padding, padding), (0, 0)))
+    rows = (seen.shape[0] - side) // stride + 1
+    cols = (seen.shape[1] - side) // stride + 1
+    taps = [
+        seen[i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (cols - 1) + 1 : stride]
+        for i in range(side)
+        for j in range(side)
+    ]
+    r = np.concatenate(taps, -1) @ operand(w, precision).T
+    r = r if bias is None else r + np.asarray(bias, np.float64)
+    if residual is not None:
+        r = r + operand(residual, precision)
+    return np.maximum(r, 0) if "relu" in epilogue else r
+
+
+def ungroup(tokens: ArrayLike, rows: int, cols: int, patch: int, limit: float) -> Floats:
+    """Tokens of patch·patch places, order (row, column, channel), as (rows, cols, channels), and
+    limit·tanh(x / limit) of each value."""
+    x = np.asarray(tokens, np.float64).reshape(rows // patch, cols // patch, patch, patch, -1)
+    return limit * np.tanh(x.transpose(0, 2, 1, 3, 4).reshape(rows, cols, -1) / limit)
+
+
 def time_attention(
     qkv: ArrayLike, cos: ArrayLike, sin: ArrayLike, heads: int, pages: list[tuple[Floats, Floats]]
 ) -> Floats:

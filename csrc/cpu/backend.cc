@@ -92,6 +92,18 @@ class CpuBackend final : public Backend {
   void sampler(const SamplerArgs& a) override { launch(kernels_.sampler, a); }
   void patchify(const PatchifyArgs& a) override { launch(kernels_.patchify, a); }
   void unpatchify(const UnpatchifyArgs& a) override { launch(kernels_.unpatchify, a); }
+  int64_t kernel_bytes(int64_t n, int64_t k) const override { return kernels_.kernel_bytes(n, k); }
+  void pack_kernel(const float* w, int64_t n, int64_t k, void* packed) override {
+    kernels_.pack_kernel(w, n, k, packed);
+  }
+  void convolution(const ConvolutionArgs& a) override { launch(kernels_.convolution, a); }
+  void page_load(const PageCopyArgs& a) override {
+    const std::byte* page = static_cast<const std::byte*>(a.inputs->pages[a.index]);
+    std::memcpy(a.memory, page + a.offset, size_t(a.bytes));
+  }
+  void page_store(const PageCopyArgs& a) override {
+    std::memcpy(static_cast<std::byte*>(a.inputs->page) + a.offset, a.memory, size_t(a.bytes));
+  }
   void ray_patches(const RayPatchesArgs& a) override { launch(kernels_.ray_patches, a); }
   void time_attention(const TimeAttentionArgs& a) override { launch(kernels_.time_attention, a); }
   void condition(const ConditionArgs& a) override { launch(kernels_.condition, a); }

@@ -41,6 +41,18 @@ static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_
       case Epilogue::relu:
         put_operand([](vf x) { return max(x, vf{}); });
         break;
+      case Epilogue::operand:
+        put_operand([](vf x) { return x; });
+        break;
+      case Epilogue::residual_relu: {
+        const Operand* x =
+            static_cast<const Operand*>(a.residual) + (row + r) * a.residual_stride + col;
+        Operand* y = static_cast<Operand*>(a.y) + at;
+        for_each_vector(cols, [&](int64_t j, int64_t n) {
+          store_some(y + j, max(load_operands(x + j, n) + biased(j, n), vf{}), n);
+        });
+        break;
+      }
       case Epilogue::signed_sigmoid:
         put([](vf x) { return signed_sigmoid(x); });
         break;

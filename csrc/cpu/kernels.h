@@ -40,6 +40,9 @@ struct Kernels {
   Kernel<SamplerArgs> sampler;
   Kernel<PatchifyArgs> patchify;
   Kernel<UnpatchifyArgs> unpatchify;
+  int64_t (*kernel_bytes)(int64_t n, int64_t k);
+  void (*pack_kernel)(const float* w, int64_t n, int64_t k, void* packed);
+  Kernel<ConvolutionArgs> convolution;
   Kernel<RayPatchesArgs> ray_patches;
   Kernel<TimeAttentionArgs> time_attention;
   Kernel<ConditionArgs> condition;

@@ -68,7 +68,10 @@ void ungroup(const UngroupArgs& a, int64_t task, int64_t) {
       const float* from = a.tokens + token * a.tokens_stride + at;
       Operand* to = static_cast<Operand*>(a.grid) + cell * a.grid_stride;
       for (int64_t i = 0; i < a.patch; ++i, from += a.channels, to += a.grid_stride)
-        for (int64_t c = 0; c < a.channels; ++c) to[c] = to_operand(from[c]);
+        for_each_vector(a.channels, [&](int64_t j, int64_t n) {
+          const vf v = load_some(from + j, n);
+          store_some(to + j, a.limit > 0 ? signed_sigmoid(v * (2.f / a.limit)) * a.limit : v, n);
+        });
     });
 }
 

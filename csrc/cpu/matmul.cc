@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// f32 matmul of the portable, AVX2 and AVX-512 tiers. Weights are packed [n/NR, k, NR].
+// f32 matmul of the portable, AVX2 and AVX-512 tiers.
 #include "csrc/cpu/matmul.h"
 
 #include "csrc/cpu/epilogue.h"
-#include "csrc/cpu/micro.h"
+#include "csrc/cpu/panels.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
 constexpr int64_t kRowsInL2 = 8 * MR;  // rows of x that stay near while the panels pass
 
-int64_t weight_bytes(int64_t n, int64_t k) { return round_up(n, NR) * k * 4; }
-
+int64_t weight_bytes(int64_t n, int64_t k) { return panel_bytes(n, k); }
 void pack_weight(const float* w, int64_t n, int64_t k, void* packed) {
-  float* out = static_cast<float*>(packed);
-  for (int64_t panel = 0; panel < n; panel += NR)
-    for (int64_t i = 0; i < k; ++i)
-      for (int64_t j = 0; j < NR; ++j) *out++ = panel + j < n ? w[(panel + j) * k + i] : 0.f;
+  pack_panels(w, n, k, static_cast<float*>(packed));
 }
 
 int64_t matmul_tasks(const MatmulArgs& a, int threads) {

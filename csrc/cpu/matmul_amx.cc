@@ -1,25 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// bf16 matmul of the AMX tier. Weights are packed [n/32, k/32, 2 tiles, 16 pairs of k, 16 columns,
-// 2].
+// bf16 matmul of the AMX tier.
 #include "csrc/cpu/amx.h"
 #include "csrc/cpu/epilogue.h"
 #include "csrc/cpu/matmul.h"
+#include "csrc/cpu/panels.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-int64_t weight_bytes(int64_t n, int64_t k) { return round_up(n, 32) * round_up(k, 32) * 2; }
-
+int64_t weight_bytes(int64_t n, int64_t k) { return panel_bytes(n, k); }
 void pack_weight(const float* w, int64_t n, int64_t k, void* packed) {
-  Operand* out = static_cast<Operand*>(packed);
-  for (int64_t n0 = 0; n0 < n; n0 += 32)
-    for (int64_t k0 = 0; k0 < k; k0 += 32)
-      for (int64_t tile = 0; tile < 2; ++tile)
-        for (int64_t pair = 0; pair < 16; ++pair)
-          for (int64_t col = 0; col < 16; ++col)
-            for (int64_t i = 0; i < 2; ++i) {
-              const int64_t row = n0 + tile * 16 + col, at = k0 + pair * 2 + i;
-              *out++ = row < n && at < k ? to_bf16(w[row * k + at]) : Operand(0);
-            }
+  pack_panels(w, n, k, static_cast<Operand*>(packed));
 }
 
 int64_t matmul_tasks(const MatmulArgs& a, int threads) {

@@ -53,7 +53,8 @@ void norm_modulate(const NormModulateArgs& a, int64_t task, int64_t tasks) {
                                                 : inverse_rms(x, a.cols, a.eps);
     for_each_vector(a.cols, [&](int64_t j, int64_t n) {
       const vf v = (load_some(x + j, n) - centre) * inverse;
-      store_some(y + j, v * load_some(a.scale + j, n) + load_some(a.shift + j, n), n);
+      const vf moved = v * load_some(a.scale + j, n) + load_some(a.shift + j, n);
+      store_some(y + j, a.activation == Activation::silu ? silu(moved) : moved, n);
     });
   }
 }

@@ -57,7 +57,7 @@ void sampler(const SamplerArgs& a, int64_t task, int64_t tasks) {
   for (int64_t row = first; row < last; ++row) {
     float* x = a.x + row * a.x_stride;
     const float* x0 = a.x0 + row * a.x0_stride;
-    Operand* copy = static_cast<Operand*>(a.operand) + row * a.operand_stride;
+    Operand* copy = a.operand ? static_cast<Operand*>(a.operand) + row * a.operand_stride : nullptr;
     for (int64_t col = 0; col < a.cols;) {
       const int64_t element = row * a.cols + col;
       if (a.c != 0.f && (drawn < 0 || element >= drawn + kNoiseBlock)) {
@@ -70,7 +70,7 @@ void sampler(const SamplerArgs& a, int64_t task, int64_t tasks) {
         vf v = load_some(x + col + j, n) * a.a + load_some(x0 + col + j, n) * a.b;
         v += load_some(noise + here + j, n) * a.c;
         store_some(x + col + j, v, n);
-        store_some(copy + col + j, v, n);
+        if (copy) store_some(copy + col + j, v, n);
       });
       col += count;
     }
@@ -92,7 +92,7 @@ void patchify(const PatchifyArgs& a, int64_t task, int64_t) {
     Operand* out = static_cast<Operand*>(a.tokens) + token * a.tokens_stride;
     for_each_patch_row(a.width, a.patch, token, [&](int64_t pixel, int64_t at) {
       for (int64_t i = 0; i < a.patch * 3; ++i)
-        out[at + i] = to_operand(float(a.image[pixel + i]) / 127.5f - 1.f);
+        out[at + i] = to_operand(float(a.image[pixel + i]) / a.divisor - a.offset);
     });
   }
 }
@@ -105,7 +105,7 @@ void unpatchify(const UnpatchifyArgs& a, int64_t task, int64_t) {
     const float* in = a.tokens + token * a.tokens_stride;
     for_each_patch_row(a.width, a.patch, token, [&](int64_t pixel, int64_t at) {
       for (int64_t i = 0; i < a.patch * 3; ++i) {
-        const float v = (in[at + i] + 1.f) * 127.5f;
+        const float v = (in[at + i] + a.offset) * a.divisor;
         const float clamped = v > 0.f ? least(v, 255.f) : 0.f;  // NaN becomes 0
         a.image[pixel + i] =
             uint8_t(__builtin_rintf(clamped));  // ties to even, as NumPy and PyTorch

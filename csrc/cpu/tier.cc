@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of one tier.
 #include "csrc/cpu/attention.h"
+#include "csrc/cpu/convolution.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/latent.h"
 #include "csrc/cpu/matmul.h"
@@ -49,6 +50,9 @@ const Kernels kernels = {
     .sampler = {sampler_tasks, sampler},
     .patchify = {patchify_tasks, patchify},
     .unpatchify = {unpatchify_tasks, unpatchify},
+    .kernel_bytes = kernel_bytes,
+    .pack_kernel = pack_kernel,
+    .convolution = {convolution_tasks, convolution},
     .ray_patches = {ray_patches_tasks, ray_patches},
     .time_attention = {time_attention_tasks, time_attention},
     .condition = {condition_tasks, condition},

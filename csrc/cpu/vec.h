@@ -111,6 +111,12 @@ template <class T>
 RTFM_INLINE vf load_some(const T* p, int64_t count) {
   return count == VL ? load(p) : load_part(p, count);
 }
+RTFM_INLINE vf load_operands(const Operand* p, int64_t count) {
+  if (count == VL) return load(p);
+  Operand full[VL] = {};
+  std::memcpy(full, p, size_t(count) * sizeof(Operand));
+  return load(full);
+}
 template <class T>
 RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
   if (count == VL)

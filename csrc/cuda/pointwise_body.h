@@ -37,7 +37,7 @@ RTFM_BODY void sampler_group(const SamplerArgs& a, int64_t group) {
     if (row >= a.rows) return;
     float& x = a.x[row * a.x_stride + col];
     x = x * a.a + a.x0[row * a.x0_stride + col] * a.b + noise.v[i] * a.c;
-    static_cast<Half*>(a.operand)[row * a.operand_stride + col] = to_half(x);
+    if (a.operand) static_cast<Half*>(a.operand)[row * a.operand_stride + col] = to_half(x);
   }
 }
 
@@ -54,12 +54,12 @@ RTFM_BODY PatchValue patch_value(int64_t width, int64_t patch, int64_t at) {
 RTFM_BODY void patchify_value(const PatchifyArgs& a, int64_t at) {
   const PatchValue to = patch_value(a.width, a.patch, at);
   static_cast<Half*>(a.tokens)[to.token * a.tokens_stride + to.index] =
-      to_half(float(a.image[at]) / 127.5f - 1.f);
+      to_half(float(a.image[at]) / a.divisor - a.offset);
 }
 
 RTFM_BODY void unpatchify_value(const UnpatchifyArgs& a, int64_t at) {
   const PatchValue from = patch_value(a.width, a.patch, at);
-  const float v = (a.tokens[from.token * a.tokens_stride + from.index] + 1.f) * 127.5f;
+  const float v = (a.tokens[from.token * a.tokens_stride + from.index] + a.offset) * a.divisor;
   const float clamped = v > 0.f ? (v < 255.f ? v : 255.f) : 0.f;  // NaN becomes 0
   a.image[at] = uint8_t(rintf(clamped));                          // ties to even
 }

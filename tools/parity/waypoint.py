@@ -172,8 +172,8 @@ def masked_attention(
     )
 
 
-def authors(world_engine: Path, recipe: dict[str, Any], state: dict[str, Tensor]) -> Any:
-    """The authors' network with the given tensors, and its cache."""
+def authors(world_engine: Path, recipe: dict[str, Any]) -> Any:
+    """The authors' network, its tensors not set yet, and its cache."""
     for name in ("huggingface_hub", "omegaconf"):  # they fetch files, which is not asked of them
         sys.modules.setdefault(name, types.ModuleType(name)).__dict__.setdefault("OmegaConf", None)
     package = types.ModuleType("authors")
@@ -209,7 +209,6 @@ def authors(world_engine: Path, recipe: dict[str, Any], state: dict[str, Tensor]
         global_attn_offset=window["offset"] - window["period"],
     )
     network = model.WorldModel(config).eval().requires_grad_(False)
-    network.load_state_dict(state, strict=True)
     cache = importlib.import_module("authors.model.kv_cache").StaticKVCache(
         config, 1, torch.float32
     )
@@ -223,7 +222,8 @@ def theirs(
     frames [frames, N, C], pages [frames, layers, 2, G, N, d], latents of the clips
     [2, h, w, channels], decoded [3, T, height, width, 3]. `model` only arranges tokens."""
     transformer, codec = (checkpoint.tensors for checkpoint in published(recipe))
-    network, cache = authors(paths[0], recipe, transformer)
+    network, cache = authors(paths[0], recipe)
+    network.load_state_dict(transformer, strict=True)
     sigmas, patch = recipe["sigmas"], recipe["sizes"]["patch"]
     buttons = recipe["sizes"]["actions"] - 3
 
