@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -338,13 +339,18 @@ def _tensors(s: Sizes, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-RECIPE = Recipe(
-    name="oasis",
-    family="st_dit",
-    files="oasis500m.safetensors vit-l-20.safetensors",
-    source="https://huggingface.co/Etched/oasis-500m",
-    parameters="608M and a codec of 229M",
-    licence="MIT",
-    matches=matches,
-    build=build,
-)
+def recipe(name: str, slide: str, matches: Callable[[Sequence[Checkpoint]], bool]) -> Recipe:
+    return Recipe(
+        name=name,
+        family="st_dit",
+        files="oasis500m.safetensors vit-l-20.safetensors",
+        source="https://huggingface.co/Etched/oasis-500m",
+        parameters="608M and a codec of 229M",
+        licence="MIT",
+        matches=matches,
+        build=partial(build, slide=slide),
+    )
+
+
+RECIPE = recipe("oasis", "keep", matches)
+RECIPE_RECOMPUTE = recipe("oasis-recompute", "recompute", lambda checkpoints: False)  # by name only

@@ -26,6 +26,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         oasis.RECIPE,
+        oasis.RECIPE_RECOMPUTE,
         waypoint.WAYPOINT,
         waypoint.WAYPOINT_360P,
         efficient_lvsm.RECIPE,
