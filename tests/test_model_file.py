@@ -319,7 +319,7 @@ ROW = [1, 0, 1, 0]
 MANIFEST_VALUES = [
     (("format",), 2, "newer"),
     (("requires",), ["paged_latents"], "'paged_latents'"),
-    (("family",), "st_dit", "frame_dit"),
+    (("family",), "other_dit", "frame_dit"),
     (("extra",), 1, "unknown key 'extra'"),
     (("camera", "extra"), 1, "unknown key 'extra'"),
     (("retrieval", "\u001b[31m"), 1, "unknown key '?[31m'"),

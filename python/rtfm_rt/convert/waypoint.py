@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -389,14 +390,12 @@ WAYPOINT = Recipe(
     matches=matches,
     build=build,
 )
-WAYPOINT_360P = Recipe(
+WAYPOINT_360P = replace(
+    WAYPOINT,
     name="waypoint-360p",
-    family="causal_dit",
     files="model.safetensors of Waypoint-1.5 (360P), then taehv1_5.safetensors",
     source="https://huggingface.co/Overworld/Waypoint-1.5-1B-360P, "
     "https://github.com/madebyollin/taehv",
-    parameters="1.24 B",
-    licence="Apache-2.0 AND MIT",
     matches=lambda checkpoints: False,  # its tensors are those of 720P; the user must say
     build=partial(build, grid=(8, 16)),
 )
