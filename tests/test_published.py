@@ -68,7 +68,7 @@ def save(folder: Path, recipe: str) -> list[Path]:
 @pytest.mark.parametrize("recipe", ["oasis", "waypoint", "efficient-lvsm"])
 def test_from_files_to_frames(recipe, dtype, small, tmp_path, capsys):
     files = [str(path) for path in save(tmp_path, recipe)]
-    out = tmp_path / "model.safetensors"
+    out = tmp_path / "made.safetensors"
     assert cli.main(["convert", *files, str(out), "--name", "tiny", "--dtype", dtype]) == 0
     shown = capsys.readouterr().out
     licence = RECIPES[recipe].licence
@@ -94,7 +94,7 @@ def test_from_files_to_frames(recipe, dtype, small, tmp_path, capsys):
 @pytest.mark.parametrize("recipe", ["oasis", "waypoint", "efficient-lvsm"])
 def test_refuses(recipe, small, tmp_path):
     files = save(tmp_path, recipe)
-    out = tmp_path / "model.safetensors"
+    out = tmp_path / "made.safetensors"
     out.write_bytes(b"the file before")
 
     def refused(match: str | None, *paths: Path, **options: str) -> None:

@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,8 +54,7 @@ def build(
     """The manifest, without name, licence and source, and the tensors of a model file.
 
     checkpoints: the transformer, then its codec. What the tensors do not say: grid, tokens of a
-    frame (rows, columns); window; head_dim; sigmas of the sampler, down to 0; time_step, temporal
-    positions from one frame to the next. Raises ModelError.
+    frame (rows, columns); window; head_dim; sigmas, down to 0; time_step of a frame. ModelError.
     """
     if len(checkpoints) != 2:
         raise ModelError(f"expected a transformer and its codec, got {len(checkpoints)} file(s)")
@@ -389,14 +389,12 @@ WAYPOINT = Recipe(
     matches=matches,
     build=build,
 )
-WAYPOINT_360P = Recipe(
+WAYPOINT_360P = replace(
+    WAYPOINT,
     name="waypoint-360p",
-    family="causal_dit",
     files="model.safetensors of Waypoint-1.5 (360P), then taehv1_5.safetensors",
     source="https://huggingface.co/Overworld/Waypoint-1.5-1B-360P, "
     "https://github.com/madebyollin/taehv",
-    parameters="1.24 B",
-    licence="Apache-2.0 AND MIT",
     matches=lambda checkpoints: False,  # its tensors are those of 720P; the user must say
     build=partial(build, grid=(8, 16)),
 )
