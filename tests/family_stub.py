@@ -16,8 +16,10 @@ def write(folder: Path, case: str) -> None:
     (folder / "grey").write_text(str(CASES[case]))
 
 
-def ours(folder: Path, case: str, threads: int) -> dict[str, Callable[[], np.ndarray]]:
-    assert threads == 1
+def ours(
+    folder: Path, case: str, threads: int, precision: str
+) -> dict[str, Callable[[], np.ndarray]]:
+    assert (threads, precision) == (1, "int8")
     grey = int((folder / "grey").read_text())
     return {"a frame": lambda: np.full((2, 3, 3), grey, np.uint8)}
 

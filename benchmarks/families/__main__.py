@@ -2,18 +2,20 @@
 """A family of models in rtfm_rt and in its authors' code: same weights, same inputs, one run.
 
     python -m benchmarks.families efficient_lvsm CHECKOUT [--rounds 5] [--threads 2] [--case NAME]
-        [--json benchmarks/results/families-DATE.json]
+        [--precision int8] [--json benchmarks/results/families-DATE.json]
 
 From the root of the repository; CHECKOUT is the authors' code, whose Python dependencies are
 installed where this runs. A random checkpoint of the published size goes through the converter, and
-both sides compute in float32, each in a process of its own, taking turns. With --json the figures
+their side computes in float32, ours so or as asked, each in a process of its own, taking turns.
+With --json the figures
 of this family are added to the file.
 
 A family is a module beside this one with
 
     CASES            names of what is measured
     write(folder, case)               a checkpoint, model.safetensors made of it, and the inputs
-    ours(folder, case, threads)       {label: function that makes uint8 (..., height, width, 3)}
+    ours(folder, case, threads, precision)
+                      {label: function that makes uint8 (..., height, width, 3)}
     theirs(folder, case, checkout)    the same labels, the same frames as floats in [0, 1]
 
 that imports PyTorch in `write` and `theirs` only, so that it is not in the memory of our side.
@@ -65,7 +67,9 @@ def figures(ours: Side, theirs: Side, label: str) -> dict[str, Any]:
     return {**result, **difference(ours.answers[label], theirs.answers[label]), "samples": samples}
 
 
-def measure(family: Any, case: str, checkout: Path, rounds: int, threads: int) -> dict[str, Any]:
+def measure(
+    family: Any, case: str, checkout: Path, rounds: int, threads: int, precision: str
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spawn = multiprocessing.get_context("spawn")
@@ -74,7 +78,7 @@ def measure(family: Any, case: str, checkout: Path, rounds: int, threads: int) -
         writer.join()
         if writer.exitcode:
             raise RuntimeError(f"{case}: the model file could not be written")
-        where = family.__name__, folder, case, checkout, threads
+        where = family.__name__, folder, case, checkout, threads, precision
         ours, theirs = Side("ours", *where), Side("theirs", *where)
         try:
             if ours.labels != theirs.labels:
@@ -96,13 +100,13 @@ def measure(family: Any, case: str, checkout: Path, rounds: int, threads: int) -
     }
 
 
-def about(threads: int) -> dict[str, Any]:
+def about(threads: int, precision: str) -> dict[str, Any]:
     words = ["CHECKOUT" if os.path.isdir(word) else word for word in sys.argv[1:]]
     return {
         **machine(),
         "date": time.strftime("%Y-%m-%d"),
         "rtfm_rt": rtfm_rt.__version__,
-        "device": rtfm_rt.Model("rooms", "cpu", "float32").device,
+        "device": rtfm_rt.Model("rooms", "cpu", precision).device,
         "torch": metadata.version("torch"),
         "threads": threads,
         "load_average": [round(value, 2) for value in os.getloadavg()],
@@ -110,11 +114,11 @@ def about(threads: int) -> dict[str, Any]:
     }
 
 
-def save(path: Path, family: str, case: str, row: dict[str, Any], threads: int) -> None:
+def save(path: Path, family: str, case: str, row: dict[str, Any], about: dict[str, Any]) -> None:
     """Adds the figures of a case to the file; an interrupted run leaves those it has."""
     known = json.loads(path.read_text()) if path.exists() else {}
     results = known.get(family, {}).get("results", {})
-    known[family] = {"about": about(threads), "results": {**results, case: row}}
+    known[family] = {"about": about, "results": {**results, case: row}}
     path.write_text(json.dumps(known, indent=1) + "\n")
 
 
@@ -124,18 +128,21 @@ def main() -> None:
     parser.add_argument("checkout", type=Path, help="the authors' code")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="float32", help="of ours (float32)")
     parser.add_argument("--case", help="one of the family's, for all of them")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     family = importlib.import_module(f"benchmarks.families.{args.family}")
     for case in [args.case] if args.case else family.CASES:
-        row = measure(family, case, args.checkout.resolve(), args.rounds, args.threads)
+        checkout, precision = args.checkout.resolve(), args.precision
+        row = measure(family, case, checkout, args.rounds, args.threads, precision)
         print(f"\n{args.family}, {case}")
         for label, figures in row.items():
             shown = {key: value for key, value in figures.items() if key != "samples"}
             print(f"  {label:28}" + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
         if args.json:
-            save(args.json, args.family, case, row, args.threads)
+            name = args.family + ("" if args.precision == "float32" else f" {args.precision}")
+            save(args.json, name, case, row, about(args.threads, args.precision))
 
 
 if __name__ == "__main__":

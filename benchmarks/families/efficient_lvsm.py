@@ -57,10 +57,10 @@ def write(folder: Path, case: str) -> None:
     np.savez(folder / "inputs.npz", images=images, poses=poses(context + 1))
 
 
-def ours(folder: Path, case: str, threads: int) -> Calls:
+def ours(folder: Path, case: str, threads: int, precision: str) -> Calls:
     inputs = np.load(folder / "inputs.npz")
     images, where = inputs["images"], inputs["poses"]
-    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", "float32")
+    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", precision)
 
     before = rtfm_rt.Session(model, threads=threads, context=len(images))
     for image, pose in zip(images[:-1], where, strict=False):

@@ -57,10 +57,10 @@ def write(folder: Path, case: str) -> None:
     convert_published(files, folder / "model.safetensors", dtype="float32")
 
 
-def ours(folder: Path, case: str, threads: int) -> Calls:
+def ours(folder: Path, case: str, threads: int, precision: str) -> Calls:
     window, steps = CASES[case]
     images, actions = inputs(window)
-    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", "float32")
+    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", precision)
     session = rtfm_rt.Session(model, threads=threads, steps=steps, seed=SEED)
     for image, action in zip(images, actions, strict=False):
         session.observe(image, action=action)

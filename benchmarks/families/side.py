@@ -27,14 +27,20 @@ def peak_mb() -> int:
 
 
 def serve(
-    connection: Connection, name: str, module: str, *where: Any, checkout: Path, threads: int
+    connection: Connection,
+    name: str,
+    module: str,
+    *where: Any,
+    checkout: Path,
+    threads: int,
+    precision: str,
 ) -> None:
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     try:
         family = importlib.import_module(module)
         start = time.perf_counter()
         if name == "ours":
-            calls = family.ours(*where, threads)
+            calls = family.ours(*where, threads, precision)
         else:
             import torch
 
@@ -55,14 +61,21 @@ class Side:
     """The driver's end. name: "ours" or "theirs". Raises RuntimeError: what went wrong there."""
 
     def __init__(
-        self, name: str, module: str, folder: Path, case: str, checkout: Path, threads: int
+        self,
+        name: str,
+        module: str,
+        folder: Path,
+        case: str,
+        checkout: Path,
+        threads: int,
+        precision: str,
     ):
         spawn = multiprocessing.get_context("spawn")
         self.connection, theirs = spawn.Pipe()
         self.process = spawn.Process(
             target=serve,
             args=(theirs, name, module, folder, case),
-            kwargs={"checkout": checkout, "threads": threads},
+            kwargs={"checkout": checkout, "threads": threads, "precision": precision},
             daemon=True,
         )
         self.process.start()

@@ -114,8 +114,8 @@ def action(frame: int) -> np.ndarray:
     return values
 
 
-def ours(folder: Path, case: str, threads: int) -> Calls:
-    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", "float32")
+def ours(folder: Path, case: str, threads: int, precision: str) -> Calls:
+    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", precision)
     session = rtfm_rt.Session(model, threads=threads)
     for frame, picture in enumerate(pictures(case)):
         session.observe(picture, action=action(frame))
