@@ -54,7 +54,7 @@ def build(
     """The manifest, without name, licence and source, and the tensors of a model file.
 
     checkpoints: the transformer, then its codec. What the tensors do not say: grid, tokens of a
-    frame (rows, columns); window; head_dim; sigmas, down to 0; time_step of a frame. ModelError.
+    frame (rows, columns); window; head_dim; sigmas, down to 0; time_step. Raises ModelError.
     """
     if len(checkpoints) != 2:
         raise ModelError(f"expected a transformer and its codec, got {len(checkpoints)} file(s)")
