@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kFormat = 1;
 constexpr int kMaxSteps = 64;
+constexpr size_t kGolden = 48;  // mean colours of 4x4 cells of a frame; python/rtfm_rt/golden.py
 
 float coefficient(const Json& value, double min, double max, const std::string& label) {
   const int64_t* whole = value.as<int64_t>();
@@ -127,7 +128,9 @@ Manifest parse_manifest(const Section& root, std::vector<std::string_view> own, 
   const bool by_actions = std::find(own.begin(), own.end(), "actions") != own.end();
   own.insert(own.end(), {"format", "family", "name", "licence", "source", "requires", "image",
                          "camera", "steps", "samplers", "retrieval"});
+  if (root.has("golden")) own.push_back("golden");
   root.has_exactly(own);
+  if (root.has("golden")) root.numbers("golden", kGolden, 0, 255);
   Manifest m{};
   m.family = root.text("family");
   m.name = root.text("name");

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -78,6 +80,9 @@ def test_from_files_to_frames(recipe, dtype, small, tmp_path, capsys):
     assert info["manifest"]["licence"] == licence
     assert info["manifest"]["source"]["file"] == " + ".join(Path(file).name for file in files)
 
+    assert cli.main(["info", str(out), "--check", "--device", "cpu"]) == 0
+    assert re.search(r"off by 0\.[01] of 255", capsys.readouterr().out)
+
     session = rtfm_rt.Session(str(out), device="cpu", threads=2)
     image = np.random.default_rng(0).integers(0, 256, (*session.image_size, 3), np.uint8)
     if session.actions:
@@ -119,6 +124,27 @@ def test_refuses(recipe, small, tmp_path):
     others = {"oasis": "efficient-lvsm", "waypoint": "oasis", "efficient-lvsm": "waypoint"}
     refused(None, *files, recipe=others[recipe])
     refused("family: expected one of oasis, .* got 'gpt'", *files, recipe="gpt")
+
+
+def test_another_frame_is_noticed(small, tmp_path, capsys):
+    """The weights of another checkpoint under the golden frame of this one."""
+    out = tmp_path / "model.safetensors"
+    convert_published(save(tmp_path, "efficient-lvsm"), out)
+    with safetensors.safe_open(out, "pt") as file:
+        manifest = json.loads(file.metadata()["rtfm"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["out.weight"] = tensors["out.weight"].flip(0).contiguous()
+    safetensors.torch.save_file(tensors, out, {"rtfm": json.dumps(manifest)})
+    assert cli.main(["info", str(out), "--check", "--device", "cpu"]) == 2
+    assert "expected the frame that its converter made" in capsys.readouterr().err
+    del manifest["golden"]
+    safetensors.torch.save_file(tensors, out, {"rtfm": json.dumps(manifest)})
+    assert cli.main(["info", str(out), "--check"]) == 2
+    assert "expected a golden frame" in capsys.readouterr().err
+    manifest["golden"] = [0.0] * 47
+    safetensors.torch.save_file(tensors, out, {"rtfm": json.dumps(manifest)})
+    with pytest.raises(rtfm_rt.ModelError, match=r"golden: expected 48 numbers in 0\.\.255"):
+        rtfm_rt.read_info(str(out))
 
 
 def test_recipes_do_not_overlap(small):

@@ -63,7 +63,7 @@ def _by_poses(session: Session, frames: int) -> list[dict[str, Any]]:
     """Remembers a context and warms up; then there and back."""
     poses = paths.there_and_back(frames)
     for i, pose in enumerate(paths.look_around(session.context)):
-        session.observe(_test_picture(session.image_size, i), pose)
+        session.observe(test_picture(session.image_size, i), pose)
     for i in range(WARM_UP):
         session.imagine([poses[i % len(poses)]])
     return [{"pose": pose} for pose in poses]
@@ -72,7 +72,7 @@ def _by_poses(session: Session, frames: int) -> list[dict[str, Any]]:
 def _by_actions(session: Session, frames: int) -> list[dict[str, Any]]:
     """Fills the window with frames and warms up once; then no action at all."""
     for i in range(session.context):
-        session.observe(_test_picture(session.image_size, i))
+        session.observe(test_picture(session.image_size, i))
     session.imagine(actions=[{}])
     return [{"action": {}}] * frames
 
@@ -96,7 +96,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _test_picture(size: tuple[int, int], shift: int) -> np.ndarray:
+def test_picture(size: tuple[int, int], shift: int) -> np.ndarray:
     """Coloured gradients, (height, width, 3) uint8; what is shown does not change the cost."""
     height, width = size
     y, x = np.mgrid[:height, :width]

@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a model file holds")
     info.add_argument("model", metavar="MODEL", help="bundled name or model file")
     info.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    info.add_argument(
+        "--check", action="store_true", help="make the frame that its converter made, and compare"
+    )
+    info.add_argument("--device", default="auto", help="for --check: auto, cpu, cuda, ... (auto)")
+    info.add_argument("--precision", default="auto", help="for --check: float32, int8, ... (auto)")
     info.set_defaults(run=_info)
 
     bench = commands.add_parser("bench", parents=[machine], help="measure the latency of a step")
@@ -151,7 +156,12 @@ def _play(args: argparse.Namespace) -> None:
 def _info(args: argparse.Namespace) -> None:
     path = model_path(args.model)
     info = rtfm_rt.read_info(path)
-    if args.json:
+    if args.check:
+        from rtfm_rt.golden import check
+
+        off = check(path, info["manifest"], device=args.device, precision=args.precision)
+        show(info["manifest"]["name"], {"check": [f"its first frame is off by {off:.1f} of 255"]})
+    elif args.json:
         print(json.dumps(info, indent=2))
     else:
         _show_info(path, info)

@@ -21,6 +21,7 @@ from rtfm_rt.convert.common import (
     stored_dtype,
     write_model,
 )
+from rtfm_rt.golden import colours
 
 RECIPES = {
     recipe.name: recipe
@@ -52,7 +53,8 @@ def convert_published(
     """Writes the model file `out` from published files and returns what `read_info` says of it.
 
     recipe: a name of RECIPES; None finds it by the names of the tensors. name: what the model is
-    called, the recipe's own name by default. The licence of the weights is written to the file.
+    called, the recipe's own name by default. The licence of the weights is written to the file, and
+    what a first frame looks like (`rtfm_rt.golden`), made here in float32.
     dtype: of large matrices, "bfloat16" or "float32". `out` is replaced only when all of it is
     written and read back. Raises ModelError.
     """
@@ -73,7 +75,18 @@ def convert_published(
         "source": describe([Path(path) for path in checkpoints]),
     }
     stored = {key: _store(key, tensor, matrices) for key, tensor in tensors.items()}
-    return write_model(out, manifest, stored, lambda path: check_stored(path, tensors))
+    checked: list[float] = []
+
+    def check(path: Path) -> None:
+        check_stored(path, tensors)
+        checked.extend(colours(path, device="cpu", precision="float32"))
+
+    plain = Path(out).with_name(f".{Path(out).name}.{os.getpid()}.plain.tmp")
+    try:
+        write_model(plain, manifest, stored, check)
+    finally:
+        plain.unlink(missing_ok=True)
+    return write_model(out, {**manifest, "golden": checked}, stored, lambda path: None)
 
 
 def _store(name: str, tensor: Tensor, matrices: torch.dtype) -> Tensor:
