@@ -67,9 +67,9 @@ def test_a_failure_is_a_row(folder: Path, tmp_path: Path) -> None:
     wrong["x0"] = wrong["x0"] * 1.001
     np.savez(tmp_path / "arrays.npz", **wrong)
     (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
-    rows = interleave.race(tmp_path, ["rtfm_rt float32", "rtfm_rt int8"], 1, 1)
+    rows = interleave.race(tmp_path, ["rtfm_rt float32", "rtfm_rt float16"], 1, 1)
     assert rows["rtfm_rt float32"]["failed"].startswith("wrong: error 1.0e-03")
-    assert "int8" in rows["rtfm_rt int8"]["failed"]
+    assert "float16" in rows["rtfm_rt float16"]["failed"]
 
 
 def test_one_command(tmp_path: Path) -> None:

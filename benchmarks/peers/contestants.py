@@ -201,7 +201,7 @@ def tensor(ov: Any, values: NDArray[Any], element: Any) -> Any:
 
 Builder = Callable[[Path, str, int], Contestant]
 BUILDERS: dict[str, tuple[Builder, tuple[str, ...]]] = {
-    "rtfm_rt": (rtfm, ("float32", "bfloat16")),
+    "rtfm_rt": (rtfm, ("float32", "bfloat16", "int8")),
     "PyTorch eager": (torch_eager, ("float32", "bfloat16", "float16")),
     "torch.compile": (torch_compile, ("float32", "bfloat16", "float16")),
     "ONNX Runtime": (onnx_runtime, ("float32", "int8")),
