@@ -9,7 +9,6 @@ size of an action, C = channels·p·p the size of a token.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rtfm_rt.reference import files
 from rtfm_rt.reference.taehv import CodecConfig, Memory, Taehv, to_images
 
 Page = list[tuple[Tensor, Tensor]]  # per layer k and v [G, N, d]
@@ -266,11 +266,7 @@ class CausalDiT(nn.Module):
 
 def load(path: str, dtype: torch.dtype = torch.float32) -> tuple[CausalDiT, dict[str, Any]]:
     """The module and the manifest of a model file. For checked reading use `rtfm_rt.read_info`."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        manifest = json.loads(file.metadata()["rtfm"])
-        state = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+    manifest, state = files.read(path, dtype)
     model = CausalDiT(Config.from_manifest(manifest)).to(dtype).requires_grad_(False)
     model.load_state_dict(state)
     return model, manifest

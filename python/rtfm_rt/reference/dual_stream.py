@@ -20,7 +20,6 @@ walk that stays within r metres of its first frame has that range with a `world_
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rtfm_rt.reference import files
 from rtfm_rt.reference.frame_dit import Page, View, attend
 
 
@@ -222,11 +222,7 @@ class DualStream(nn.Module):
 
 def load(path: str, dtype: torch.dtype = torch.float32) -> tuple[DualStream, dict[str, Any]]:
     """The module and the manifest of a model file. For checked reading use `rtfm_rt.read_info`."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        manifest = json.loads(file.metadata()["rtfm"])
-        state = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+    manifest, state = files.read(path, dtype)
     model = DualStream(Config.from_manifest(manifest)).to(dtype).requires_grad_(False)
     model.load_state_dict(state)
     return model, manifest

@@ -7,7 +7,6 @@ the number of tokens, D the width, H the heads, d the head dim, C = 3·p·p the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rtfm_rt.reference import files
 
 Page = list[tuple[Tensor, Tensor]]  # per layer k and v [H, N, d], camera-local
 
@@ -248,11 +249,7 @@ class FrameDiT(nn.Module):
 
 def load(path: str, dtype: torch.dtype = torch.float32) -> tuple[FrameDiT, dict[str, Any]]:
     """The module and the manifest of a model file. For checked reading use `rtfm_rt.read_info`."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        manifest = json.loads(file.metadata()["rtfm"])
-        state = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+    manifest, state = files.read(path, dtype)
     model = FrameDiT(Config.from_manifest(manifest)).to(dtype).requires_grad_(False)
     model.load_state_dict(state)
     return model, manifest

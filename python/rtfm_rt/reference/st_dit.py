@@ -9,7 +9,6 @@ heads, d the head dim, C = patch·patch·channels the size of a token, A the num
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rtfm_rt.reference import files
 from rtfm_rt.reference.frame_dit import TIME_FEATURES, attend
 from rtfm_rt.reference.vit_codec import (
     CodecConfig,
@@ -252,11 +252,7 @@ class Walk:
 
 def load(path: str, dtype: torch.dtype = torch.float32) -> tuple[StDit, dict[str, Any]]:
     """The module and the manifest of a model file."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        manifest = json.loads(file.metadata()["rtfm"])
-        state = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+    manifest, state = files.read(path, dtype)
     model = StDit(Config.from_manifest(manifest), CodecConfig.from_manifest(manifest))
     model.to(dtype).requires_grad_(False).load_state_dict(state)
     return model, manifest
