@@ -193,7 +193,7 @@ class Walk:
         assert here.frame is not None
         self._number += 1
         flags = wire.REMEMBERING if self._remember else 0
-        flags |= wire.GLIDING if self._glide is not None else 0
+        flags |= wire.MOVING if self.wants_frame else 0
         session = self._twin or here.session
         remembered = len(session.memory)
         if self._twin is not None:  # the older ones are there, but it never looks back

@@ -22,7 +22,7 @@ never more than `CREDIT` of them are ahead of the last "ack". Text is an object 
     "notice": text                          something was refused; the walk goes on as it was
     "error": text                           before closing
 and a frame is, little-endian, aligned to 4 bytes,
-    0   u8 flags    1 remembered for good, 2 late, 4 remember is on, 8 gliding home, 16 map follows
+    0   u8 flags    1 remembered for good, 2 late, 4 remember is on, 8 more to come, 16 map follows
     1   u8 steps    2   u8 contexts    3   u8 0
     4   u16 width   6   u16 height
     8   u32 number of the frame, from 1        12  u32 frames in memory      16  u32 map entries
@@ -52,7 +52,7 @@ from rtfm_rt._core import ArgumentError, Frame
 
 MESSAGE_BYTES = 4096
 CREDIT = 2
-COMMITTED, LATE, REMEMBERING, GLIDING, MAPPED = 1, 2, 4, 8, 16
+COMMITTED, LATE, REMEMBERING, MOVING, MAPPED = 1, 2, 4, 8, 16
 
 _KINDS = {
     **dict.fromkeys(("picture", "load", "switch", "drop"), str),

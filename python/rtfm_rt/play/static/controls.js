@@ -62,7 +62,8 @@ class Stick {
 }
 
 // send(velocity) is called at most 60 times a second, and only while something is held, then once at
-// rest; press(name) for each of PAD on a gamepad.
+// rest; press(name) for each of PAD on a gamepad. Returns a function that sends what is held at this
+// moment: a wish must not arrive before the news that a stick was let go.
 export function controls(walkElement, lookElement, send, press) {
   const keys = new Map(); // code -> "walk" or "look"
   const held = PAD.map(() => false);
@@ -97,23 +98,32 @@ export function controls(walkElement, lookElement, send, press) {
       total[1] += axis(0);
       total[2] += axis(2);
       total[3] -= axis(3);
-      PAD.forEach((name, i) => {
-        const down = pad.buttons[i]?.pressed ?? false;
-        if (down && !held[i]) press(name);
-        held[i] = down;
-      });
     }
-    return [total.map(clamp), Boolean(pad)];
+    return [total.map((v) => Math.round(clamp(v) * 1000) / 1000), pad];
+  }
+
+  function pressed(pad) {
+    PAD.forEach((name, i) => {
+      const down = pad.buttons[i]?.pressed ?? false;
+      if (down && !held[i]) press(name);
+      held[i] = down;
+    });
+  }
+
+  function tell(velocity) {
+    send(velocity);
+    sent = velocity;
   }
 
   function tick(now) {
-    const [velocity, watching] = read();
+    const [velocity, pad] = read();
     const moving = velocity.some(Boolean);
     if ((moving || sent.some(Boolean)) && now - at >= INTERVAL - 1) {
-      send(velocity.map((v) => Math.round(v * 1000) / 1000));
-      [sent, at] = [velocity, now];
+      tell(velocity);
+      at = now;
     }
-    running = moving || watching || sent.some(Boolean);
+    if (pad) pressed(pad);
+    running = moving || Boolean(pad) || sent.some(Boolean);
     if (running) requestAnimationFrame(tick);
   }
 
@@ -146,4 +156,9 @@ export function controls(walkElement, lookElement, send, press) {
   addEventListener("blur", letGo);
   document.addEventListener("visibilitychange", () => document.hidden && letGo());
   addEventListener("gamepadconnected", run);
+
+  return () => {
+    const [velocity] = read();
+    if (velocity.some((v, i) => v !== sent[i])) tell(velocity);
+  };
 }

@@ -5,7 +5,7 @@ import { controls } from "./controls.js";
 import { drawMap } from "./map.js";
 import { worlds } from "./worlds.js";
 
-const LATE = 2, REMEMBERING = 4, GLIDING = 8, MAPPED = 16;
+const LATE = 2, REMEMBERING = 4, MOVING = 8, MAPPED = 16;
 const KEYS = {
   KeyH: "home", KeyM: "memory", KeyK: "save", KeyL: "load", KeyB: "branch", KeyN: "next", KeyX: "drop",
 };
@@ -23,6 +23,12 @@ let reason = "";
 
 function say(message) {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
+
+// A button or a picture: after the sticks as they are now, which the next tick would tell too late.
+function wish(message) {
+  tellSticks();
+  say(message);
 }
 
 function connect() {
@@ -119,7 +125,7 @@ function receipt(frame) {
   $("support").ariaValueNow = percent;
   $("support").firstElementChild.style.width = `${percent}%`;
   screen.dataset.frame = frame.number;
-  screen.dataset.gliding = Boolean(frame.flags & GLIDING);
+  screen.dataset.moving = Boolean(frame.flags & MOVING);
   const { x, z } = frame.you;
   screen.dataset.distance = Math.hypot(x, z).toFixed(3);
   document.body.dataset.memory = frame.flags & REMEMBERING ? "on" : "off";
@@ -130,17 +136,17 @@ function receipt(frame) {
 function remember(on) {
   $("remember").ariaPressed = on;
   $("remember-state").textContent = on ? "on" : "off";
-  say({ remember: on });
+  wish({ remember: on });
   notify(on
     ? "Memory on: every frame attends to the whole walk"
     : `Memory off: only the last ${hello?.context ?? "few"} frames exist now`);
 }
 
-const library = worlds(token, say, notify, () => hello, () => select(null));
+const library = worlds(token, wish, notify, () => hello, () => select(null));
 
 const actions = {
   ...library.actions,
-  home: () => say({ home: true }),
+  home: () => wish({ home: true }),
   memory: () => remember($("remember").ariaPressed !== "true"),
 };
 
@@ -168,7 +174,7 @@ function select(name) {
 }
 
 function choose(name) {
-  say({ picture: name });
+  wish({ picture: name });
   select(name);
 }
 
@@ -216,7 +222,7 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("resize", () => last && drawMap($("map"), entries, last.context, last.you));
 
-controls($("walk"), $("look"), (stick) => {
+const tellSticks = controls($("walk"), $("look"), (stick) => {
   $("hint").classList.add("gone");
   say({ stick });
 }, (name) => actions[name]());
