@@ -51,4 +51,12 @@ class Matrix {
   Tensor view_{};
 };
 
+// What a buffer or a matrix of float32 holds, on the device.
+inline const float* floats(const Buffer& buffer) {
+  return reinterpret_cast<const float*>(buffer.data());
+}
+inline const float* floats(const Matrix& matrix) {
+  return static_cast<const float*>(matrix.view().data);
+}
+
 }  // namespace rtfm

@@ -21,8 +21,6 @@ namespace {
 using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 
-const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
-
 struct LatentOps {
   std::shared_ptr<Backend> b;
   LatentOps(const std::string& device, int threads) : b(make_backend(device, "auto", threads)) {}

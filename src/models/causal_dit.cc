@@ -11,9 +11,6 @@ namespace {
 
 constexpr float kLimit = 3;  // latents are squashed to ±3 before they are decoded
 
-const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
-const float* floats(const Matrix& matrix) { return static_cast<const float*>(matrix.view().data); }
-
 std::string block_name(int layer) { return "blocks." + std::to_string(layer); }
 
 Tensor row_of(const Matrix& matrix, int64_t row) {

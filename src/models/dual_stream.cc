@@ -4,9 +4,6 @@
 namespace rtfm {
 namespace {
 
-const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
-const float* floats(const Matrix& m) { return static_cast<const float*>(m.view().data); }
-
 Tensor first_columns(const Matrix& matrix, int64_t cols) {
   Tensor part = matrix.view();
   part.cols = cols;

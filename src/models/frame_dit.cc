@@ -13,8 +13,6 @@ namespace {
 
 constexpr float kNormEps = 1e-6f;
 
-const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
-
 std::string block_name(int64_t layer) { return "blocks." + std::to_string(layer); }
 
 }  // namespace

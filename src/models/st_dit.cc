@@ -10,8 +10,6 @@
 namespace rtfm {
 namespace {
 
-const float* floats(const Buffer& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
-
 // The first rows of a matrix.
 Tensor first(const Matrix& m, int64_t rows) {
   Tensor t = m;
