@@ -34,11 +34,11 @@ def e4m3(x: Floats) -> Floats:
     return np.clip(np.rint(scaled / place) * place, -448, 448) * unit
 
 
-def int8(x: ArrayLike) -> Floats:
-    """Rows rounded to 255 steps, each with its own unit max|row| / 127, in float32 as stored."""
+def int8(x: ArrayLike, most: int = 127) -> Floats:
+    """Rows rounded to multiples of their own unit max|row| / most, in float32 as stored."""
     x = np.asarray(x, np.float32)
     peak = np.abs(x).max(-1, keepdims=True)
-    unit = np.where(peak > 0, peak / np.float32(127), np.float32(1)).astype(np.float32)
+    unit = np.where(peak > 0, peak / np.float32(most), np.float32(1)).astype(np.float32)
     return np.rint(x * (np.float32(1) / unit)).astype(np.float64) * unit
 
 
@@ -155,11 +155,17 @@ def attend(
     *,
     precision: str = "float32",
 ) -> tuple[Floats, Floats, Floats]:
-    """Own tokens attend to themselves and to all pages (k, v, M): y, and the own k and v."""
-    q, k, v = qkv_split(qkv, q_gain, k_gain, cos, sin, heads, eps, precision=precision)
-    keys = [k] + [gather(page, m, precision=precision) for page, _, m in pages]
-    values = [v] + [gather(page, m, precision=precision) for _, page, m in pages]
-    return attention(q, np.concatenate(keys, axis=1), np.concatenate(values, axis=1)), k, v
+    """Own tokens attend to themselves and to all pages (k, v, M): y, and the own k and v.
+
+    In int8 what meets in attention is rounded token by token, to 8 bits, values to 12.
+    """
+    stored = "float32" if precision == "int8" else precision
+    q, k, v = qkv_split(qkv, q_gain, k_gain, cos, sin, heads, eps, precision=stored)
+    keys = np.concatenate([k] + [gather(page, m, precision=stored) for page, _, m in pages], 1)
+    values = np.concatenate([v] + [gather(page, m, precision=stored) for _, page, m in pages], 1)
+    if precision == "int8":
+        return attention(int8(q), int8(keys), int8(values, 2047)), k, v
+    return attention(q, keys, values), k, v
 
 
 def philox(counter: ArrayLike, key: tuple[int, int]) -> NDArray[np.uint32]:

@@ -59,6 +59,60 @@ def test_extremes(testing, int8):
     np.testing.assert_allclose(y, [[-6 * k, 0], [0, 0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", [c for c in cases.ATTENDS if c.metres == 1], ids=cases.name)
+def test_attend(testing, int8, case, threads, rng):
+    """Beside the same roundings of queries, keys and values; what is remembered stays float32."""
+    arguments = cases.attend(case, rng)
+    device = testing.Device(int8, threads=threads)
+    y, k, v = device.attend(**arguments)
+    assert np.array_equal(y, device.attend(**arguments)[0]), "not repeatable"
+    want = reference.attend(**arguments, precision="int8")
+    cases.assert_close(y, want[0], "tensor")
+    for got, exact in zip((k, v), want[1:], strict=True):
+        cases.assert_close(got, exact, "float32")
+
+
+@pytest.mark.parametrize("case", [cases.Attend(300, 2, 64, 4), cases.Attend(256, 2, 128, 2)])
+def test_what_attention_costs(testing, int8, case, rng):
+    arguments = cases.attend(case, rng)
+    y = testing.Device(int8).attend(**arguments)[0]
+    assert 0.005 < cases.errors(y, reference.attend(**arguments)[0]).norm < 0.025
+
+
+@pytest.mark.parametrize("gain", [0.0, 1e3, 1e5])
+def test_scores_of_any_size(testing, int8, gain, rng):
+    """No scores at all (the mean of the values), and scores of ±1e11 (one value)."""
+    case = cases.Attend(60, 2, 24, 0)
+    arguments = cases.attend(case, rng)
+    arguments["q_gain"] = arguments["k_gain"] = np.full(case.dim, gain, np.float32)
+    y = testing.Device(int8).attend(**arguments)[0]
+    cases.assert_close(y, reference.attend(**arguments, precision="int8")[0], "tensor")
+
+
+def test_many_faint_keys_beside_a_strong_one(testing, int8):
+    """They make a third of the result together, each with 1/1000 of the strong one's weight."""
+    tokens, dim = 512, 8
+    k = np.full((tokens, dim), -1, np.float32)
+    k[100] = 1
+    gain = np.full(dim, (np.log(1000) / 2 / dim**0.5) ** 0.5, np.float32)
+    v = np.ones((tokens, dim), np.float32)
+    v[100] = -2
+    arguments = {
+        "qkv": np.concatenate([np.ones((tokens, dim)), k, v], axis=1).astype(np.float32),
+        "q_gain": gain,
+        "k_gain": gain,
+        "cos": np.ones((tokens, dim // 4), np.float32),
+        "sin": np.zeros((tokens, dim // 4), np.float32),
+        "heads": 1,
+        "eps": 1e-6,
+        "pages": [],
+    }
+    want = reference.attend(**arguments)[0]
+    assert -1.1 < want[0, 0] < -0.9
+    np.testing.assert_allclose(testing.Device(int8).attend(**arguments)[0], want, atol=0.02)
+
+
 def test_session(model, picture, int8):
     """Other frames than in float32, though not very; a branch makes the same."""
     options = {"device": "cpu", "commit_below": 2.0, "seed": 1, "threads": 2}

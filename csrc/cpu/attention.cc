@@ -68,8 +68,8 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
   for (float& top : softmax.top) top = -1e30f;
 
   for (int64_t s = 0; s < a.slots; ++s) {
-    const Operand* slot = static_cast<const Operand*>(a.context) + s * layout.size();
-    const Operand *k = layout.k(slot, kv_head), *v = layout.v(slot, kv_head);
+    const float* slot = static_cast<const float*>(a.context) + s * layout.bytes() / 4;
+    const float *k = slot + layout.k(kv_head), *v = slot + layout.v(kv_head);
     for (int64_t j = 0; j < a.tokens; j += kChunk) {
       const int64_t keys = least(kChunk, a.tokens - j);
       for (int64_t p = 0; p < keys; p += NR)

@@ -85,9 +85,9 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
   const Operand* q = static_cast<const Operand*>(a.q) + (head * layout.keys + first) * depth;
   const Operand* context = static_cast<const Operand*>(a.context);
   const auto block_at = [&](int64_t i) {
-    const Operand* slot = context + i / per_slot * layout.size();
+    const Operand* slot = context + i / per_slot * layout.bytes() / 2;
     const int64_t b = i % per_slot, at = b * 32 * depth;
-    return Block{layout.k(slot, kv_head) + at, layout.v(slot, kv_head) + at,
+    return Block{slot + layout.k(kv_head) + at, slot + layout.v(kv_head) + at,
                  least<int64_t>(32, a.tokens - b * 32)};
   };
 

@@ -60,11 +60,11 @@ void norm_modulate(const NormModulateArgs& a, int64_t task, int64_t tasks) {
 }
 
 int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) {
-  return heads * round_up(tokens, 32) * query_depth(dim) * int64_t(sizeof(Operand));
+  return heads * round_up(tokens, 32) * query_stride(dim);
 }
 
 int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) {
-  return SlotLayout(heads, tokens, dim).size() * int64_t(sizeof(Operand));
+  return SlotLayout(heads, tokens, dim).bytes();
 }
 
 // y = rope(rms(x) * gain * scale): of the last 2 * rope dims, pair (i, i + rope) turns by angle i.
@@ -93,13 +93,14 @@ int64_t qkv_split_tasks(const QkvSplitArgs& a, int) {
 }
 
 RTFM_INLINE void split_queries(const QkvSplitArgs& a, int64_t head, int64_t first, int64_t count) {
-  const int64_t depth = query_depth(a.dim);
+  const int64_t stride = query_stride(a.dim);
   const float scale = kLog2E / std::sqrt(float(a.dim));  // attention works in powers of two
   alignas(64) float query[kMaxDim];
   for (int64_t token = first; token < first + count; ++token) {
     norm_rope(a.q + token * a.stride + head * a.dim, a.q_gain, a.cos + token * a.rope,
               a.sin + token * a.rope, a.dim, a.rope, a.eps, scale, query);
-    to_page(a.query, (head * round_up(a.tokens, 32) + token) * depth, query, a.dim);
+    const int64_t row = head * round_up(a.tokens, 32) + token;
+    pack_query(static_cast<char*>(a.query) + row * stride, query, a.dim);
   }
 }
 
@@ -117,8 +118,8 @@ RTFM_INLINE void split_keys(const QkvSplitArgs& a, int64_t head, int64_t first, 
     to_page(a.inputs->page, (2 * a.layer + 1) * half + at, values, count * a.dim);
   }
   if (a.slot)
-    pack_slot(SlotLayout(a.kv_heads, a.tokens, a.dim), static_cast<Operand*>(a.slot), head, first,
-              count, a.dim, keys, values);
+    pack_slot(SlotLayout(a.kv_heads, a.tokens, a.dim), a.slot, head, first, count, a.dim, keys,
+              values);
 }
 
 void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
@@ -159,8 +160,7 @@ void gather(const GatherArgs& a, int64_t task, int64_t) {
   transformed(page, in_page, count, a.dim, a.camera_dims, m, keys);
   transformed(page, in_page + half, count, a.dim, a.camera_dims, m, values);
   char* slot = static_cast<char*>(a.context) + (layer * a.slots + 1 + i) * a.slot_bytes;
-  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), reinterpret_cast<Operand*>(slot), head, first,
-            count, a.dim, keys, values);
+  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), slot, head, first, count, a.dim, keys, values);
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of the VNNI tier: scores in int8, weights in 13 bits times values in 12, the softmax
+// between them in f32 and online over chunks of keys.
+#include "csrc/cpu/attention.h"
+#include "csrc/cpu/slot.h"
+
+namespace rtfm::cpu::RTFM_TIER {
+
+constexpr int64_t kChunk = 128;  // keys at a time: sums of kChunk * 8191 * 2047 fit in 32 bits
+constexpr float kMostWeight = 8191.f;
+constexpr int64_t kMaxDepth = 256;
+
+int64_t attention_tasks(const AttentionArgs& a, int) {
+  return a.heads * (round_up(a.tokens, kRows) / kRows);
+}
+
+struct Chunk {  // of one head of a slot
+  const char *k, *v;
+  const float *k_scales, *v_scales;
+  int64_t keys;
+};
+
+struct Strip {  // of rows, and what has come to each
+  alignas(64) float scores[kRows * kChunk];
+  alignas(64) int16_t weights[kRows * kChunk];
+  alignas(64) float out[kRows * kMaxDepth];
+  alignas(64) float top[VL], factor[VL], share[VL];
+  vf total[kRows];  // of weights, each lane its own keys
+};
+
+// 2^x for x <= 0; relative error below 1.1e-4, a weight's last bit
+RTFM_INLINE vf exp2_coarse(vf x) {
+  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
+  const vf p = ((f * 7.8024521e-2f + 2.2606716e-1f) * f + 6.9583354e-1f) * f + 9.9992520e-1f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);  // p * 2^floor(x)
+}
+
+// Turns scores, powers of two, into weights beside the highest of their chunk, each multiplied by
+// its key's scale of V; the largest of those is returned.
+RTFM_INLINE float weigh(Strip& s, int64_t rows, const Chunk& c) {
+  const int64_t padded = round_up(c.keys, VL);
+  alignas(64) float peak[VL];
+  for (float& p : peak) p = -1e30f;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = s.scores + r * kChunk;
+    for (int64_t j = c.keys; j < padded; ++j) row[j] = -1e30f;
+    vf highest = load(row);
+    for (int64_t j = VL; j < padded; j += VL) highest = max(highest, load(row + j));
+    peak[r] = _mm512_reduce_max_ps((__m512)highest);
+  }
+  const vf before = load(s.top), chunk = load(peak), now = max(before, chunk);
+  store(s.factor, exp2(before - now));
+  store(s.share, exp2(chunk - now));
+  store(s.top, now);
+
+  const float most = peak_of(c.v_scales, c.keys);
+  alignas(64) float scales[kChunk];
+  for_each_vector(c.keys, [&](int64_t j, int64_t n) {
+    store(scales + j, load_some(c.v_scales + j, n) * (kMostWeight / most));
+  });
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = s.scores + r * kChunk;
+    vf total{};
+    for (int64_t j = 0; j < padded; j += VL) {
+      const vf w = exp2_coarse(load(row + j) - peak[r]);
+      total += w;
+      const __m512i whole = _mm512_cvtps_epi32((__m512)(w * load(scales + j)));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(s.weights + r * kChunk + j),
+                         _mm512_cvtepi32_epi16(whole));
+    }
+    s.total[r] = s.total[r] * s.factor[r] + total * s.share[r];
+  }
+  return most;
+}
+
+// out[R, depth] = out * factor + weights · v, which are `unit` each
+template <int R>
+static void add_values(Strip& s, const Chunk& c, int64_t depth, float unit) {
+  for (int64_t d = 0; d < depth; d += kColumns) {
+    const auto sums =
+        multiply<R>(s.weights, kChunk * 2, c.v + d * 4, depth * 4, (c.keys + 1) / 2, dot_words);
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < 2; ++v) {
+        float* o = s.out + r * kMaxDepth + d + v * VL;
+        const vf more = (vf)_mm512_cvtepi32_ps(sums.of[r][v]);
+        store(o, load(o) * s.factor[r] + more * (unit * s.share[r]));
+      }
+  }
+}
+
+void attention(const AttentionArgs& a, int64_t task, int64_t) {
+  const SlotLayout layout(a.kv_heads, a.tokens, a.dim);
+  // head by head, so that the keys and values of one stay near while its strips pass
+  const int64_t strips = round_up(a.tokens, kRows) / kRows;
+  const int64_t head = task / strips, first = task % strips * kRows, depth = layout.depth;
+  const int64_t kv_head = head * a.kv_heads / a.heads, stride = query_stride(a.dim);
+  const int64_t rows = least<int64_t>(kRows, a.tokens - first);
+  const char* q = static_cast<const char*>(a.q) + (head * round_up(a.tokens, 32) + first) * stride;
+
+  Strip strip;
+  std::memset(strip.out, 0, size_t(rows * kMaxDepth) * 4);
+  for (float& top : strip.top) top = -1e30f;
+  for (vf& total : strip.total) total = vf{};
+  for (int64_t s = 0; s < a.slots; ++s) {
+    const char* slot = static_cast<const char*>(a.context) + s * layout.bytes();
+    const auto* k_scales = reinterpret_cast<const float*>(slot + layout.k_scales(kv_head));
+    const auto* v_scales = reinterpret_cast<const float*>(slot + layout.v_scales(kv_head));
+    for (int64_t j = 0; j < a.tokens; j += kChunk) {
+      const Chunk chunk{.k = slot + layout.k(kv_head) + j * depth,
+                        .v = slot + layout.v(kv_head) + j * depth * 2,
+                        .k_scales = k_scales + j,
+                        .v_scales = v_scales + j,
+                        .keys = least(kChunk, a.tokens - j)};
+      with_rows(rows, [&](auto r) {
+        for (int64_t p = 0; p < chunk.keys; p += kColumns)
+          multiply_int8<r()>(q, stride, chunk.k + p * depth, depth, chunk.k_scales + p,
+                             strip.scores + p, kChunk);
+      });
+      const float unit = weigh(strip, rows, chunk) / kMostWeight;
+      with_rows(rows, [&](auto r) { add_values<r()>(strip, chunk, depth, unit); });
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float* y = static_cast<float*>(a.y) + (first + r) * a.y_stride + head * a.dim;
+    const float inverse = 1.f / sum(strip.total[r]);
+    for_each_vector(a.dim, [&](int64_t d, int64_t n) {
+      store_some(y + d, load_some(strip.out + r * kMaxDepth + d, n) * inverse, n);
+    });
+  }
+}
+
+}  // namespace rtfm::cpu::RTFM_TIER

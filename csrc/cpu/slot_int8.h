@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// K in int8, V in 12 bits, queries in int8: each token of a head has a scale of its own.
+#pragma once
+
+#include "csrc/cpu/micro_vnni.h"
+
+namespace rtfm::cpu::RTFM_TIER {
+
+constexpr float kMostValue = 2047.f;  // of V
+
+// A head of K: [keys/32, depth/4, 32 keys, 4] as k + 128, then [keys] scales
+// A head of V: [keys/2, depth, 2] int16, then [keys] scales; keys and depth padded to 32
+struct SlotLayout {
+  int64_t keys, depth, heads;
+  SlotLayout(int64_t heads, int64_t tokens, int64_t dim)
+      : keys(round_up(tokens, kColumns)), depth(round_up(dim, kColumns)), heads(heads) {}
+  int64_t bytes() const { return heads * keys * (3 * depth + 8); }
+  int64_t k(int64_t head) const { return head * keys * (depth + 4); }  // where it begins
+  int64_t v(int64_t head) const { return k(heads) + head * keys * (2 * depth + 4); }
+  int64_t k_scales(int64_t head) const { return k(head) + keys * depth; }
+  int64_t v_scales(int64_t head) const { return v(head) + keys * depth * 2; }
+};
+
+RTFM_INLINE void put_float(char* at, float x) { std::memcpy(at, &x, 4); }
+
+// keys, values: [count, dim] f32 for tokens first, first + 1, ...; first is even
+static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
+                             int64_t count, int64_t dim, const float* keys, const float* values) {
+  char *base = static_cast<char*>(slot), *k = base + l.k(head), *v = base + l.v(head);
+  alignas(64) int8_t row[256 + 16];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t j = first + i;
+    quantize_row(keys + i * dim, dim, l.depth, row);
+    RowEnd end;
+    std::memcpy(&end, row + l.depth, sizeof end);
+    put_float(base + l.k_scales(head) + j * 4, end.scale);
+    char* column = k + j / kColumns * kColumns * l.depth + j % kColumns * 4;
+    for (int64_t d = 0; d < l.depth; d += 4) {
+      uint32_t four;
+      std::memcpy(&four, row + d, 4);
+      four ^= 0x80808080u;  // + 128
+      std::memcpy(column + d * kColumns, &four, 4);
+    }
+  }
+  for (int64_t i = 0; i < count; i += 2) {
+    const bool both = i + 1 < count;
+    const float *even = values + i * dim, *odd = both ? even + dim : even;
+    const float a = unit_of(peak_of(even, dim), kMostValue),
+                b = unit_of(peak_of(odd, dim), kMostValue);
+    put_float(base + l.v_scales(head) + (first + i) * 4, a);
+    if (both) put_float(base + l.v_scales(head) + (first + i + 1) * 4, b);
+    char* out = v + (first + i) / 2 * l.depth * 4;
+    for_each_vector(dim, [&](int64_t d, int64_t n) {
+      const __m512i low = _mm512_cvtps_epi32((__m512)(load_some(even + d, n) * (1.f / a)));
+      const __m512i high = _mm512_cvtps_epi32((__m512)(load_some(odd + d, n) * (1.f / b)));
+      const __m512i pairs = _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
+      _mm512_storeu_si512(out + d * 4, pairs);
+    });
+  }
+}
+
+// Queries: [heads, padded tokens] rows of int8 with their RowEnd.
+RTFM_INLINE int64_t query_stride(int64_t dim) { return round_up(dim, kColumns) + 16; }
+RTFM_INLINE void pack_query(void* row, const float* query, int64_t dim) {
+  quantize_row(query, dim, round_up(dim, kColumns), static_cast<int8_t*>(row));
+}
+
+}  // namespace rtfm::cpu::RTFM_TIER
