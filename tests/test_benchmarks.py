@@ -51,6 +51,14 @@ def test_persistence(tmp_path: Path) -> None:
     assert result["truth"]["pose-keyed"]["last"] > result["truth"]["recent"]["last"] + 1
 
 
+def test_drift(tmp_path: Path) -> None:
+    drift = run("drift.py", tmp_path)["drift"]
+    assert set(drift) == {"pose-keyed", "recent", "previous"}
+    for row in drift.values():
+        assert len(row["laps"]) == 2 and all(5 < score < 60 for score in row["laps"])
+    assert drift["pose-keyed"]["laps"][1] > drift["recent"]["laps"][1] + 1
+
+
 def test_support(tmp_path: Path) -> None:
     result = run("support.py", tmp_path)
     assert set(result) == {"about", "rooms", "calibration", "sweep"}
