@@ -273,10 +273,19 @@ void bind_session(py::module_& m) {
           "For each pose (or action) the frame that step would return now. Nothing is committed.")
       .def(
           "_world", [](Session& self) { return from_world(self.world()); },
-          "What `save` writes down, but for the images.")
+          "What `save` writes down, but for the images and the bytes of pages.")
+      .def(
+          "_page",
+          [](Session& self, int64_t id) {
+            const std::vector<std::byte> page = self.saved_page(id);
+            return py::bytes(reinterpret_cast<const char*>(page.data()), page.size());
+          },
+          "id"_a, "What `save` writes down of the page of a frame in `with_page` of `_world`.")
       .def("_options",
            [](const Session& self) {
              const SessionOptions& o = self.options();
+             if (self.model().manifest().by_actions())  // the window is the model's own
+               return py::dict("seed"_a = o.seed, "steps"_a = *o.steps);
              return py::dict("seed"_a = o.seed, "context"_a = *o.context, "sinks"_a = *o.sinks,
                              "recent"_a = *o.recent, "steps"_a = *o.steps,
                              "commit_below"_a = *o.commit_below);

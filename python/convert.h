@@ -7,7 +7,9 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "src/check.h"
 #include "src/session.h"
@@ -130,7 +132,8 @@ inline py::array_t<double> from_pose(const Pose& pose) {
   return py::array_t<double>({4, 4}, m.data());
 }
 
-// ids, by_use, with_page: int64; poses (n, 4, 4) and intrinsics (n, 2): float64
+// ids, by_use, with_page: int64; poses (n, 4, 4) and intrinsics (n, 2): float64; page_dtype: a name
+// or None
 inline py::dict from_world(const World& w) {
   const auto count = py::ssize_t(w.ids.size());
   py::array_t<double> poses({count, py::ssize_t(4), py::ssize_t(4)});
@@ -154,9 +157,11 @@ inline py::dict from_world(const World& w) {
   saved["ids"] = array(w.ids), saved["by_use"] = array(w.by_use);
   saved["with_page"] = array(w.with_page);
   saved["poses"] = poses, saved["intrinsics"] = intrinsics;
+  saved["page_dtype"] = w.page_dtype.empty() ? py::object(py::none()) : py::str(w.page_dtype);
   return saved;
 }
 
+// pages, where page_dtype is not None: a list of bytes, which the world refers to.
 inline World to_world(const py::dict& saved, py::ssize_t image_values, const Manifest& m) {
   using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
   World w;
@@ -166,6 +171,13 @@ inline World to_world(const py::dict& saved, py::ssize_t image_values, const Man
   w.ids = saved["ids"].cast<std::vector<int64_t>>();
   w.by_use = saved["by_use"].cast<std::vector<int64_t>>();
   w.with_page = saved["with_page"].cast<std::vector<int64_t>>();
+  if (!saved["page_dtype"].is_none()) {
+    w.page_dtype = saved["page_dtype"].cast<std::string>();
+    for (const py::handle& page : saved["pages"]) {
+      const auto bytes = page.cast<std::string_view>();
+      w.pages.push_back(std::as_bytes(std::span(bytes.data(), bytes.size())));
+    }
+  }
   const auto poses = saved["poses"].cast<Doubles>(),
              intrinsics = saved["intrinsics"].cast<Doubles>();
   const auto count = py::ssize_t(w.ids.size());

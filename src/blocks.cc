@@ -48,14 +48,20 @@ Blocks::Blocks(int64_t count, int64_t bytes, Allocate allocate)
   at_ = table_->at.data();
 }
 
-std::byte* Blocks::part(int64_t block, bool copy) {
+Blocks::Copy Blocks::host_copy() const {
+  return [bytes = bytes_](std::byte* to, const std::byte* from) {
+    std::memcpy(to, from, size_t(bytes));
+  };
+}
+
+std::byte* Blocks::part(int64_t block, const Copy& copy) {
   if (table_.use_count() != 1) {
     table_ = std::make_shared<Table>(*table_);
     at_ = table_->at.data();
   }
   if (alone(block)) return at_[block];
   std::shared_ptr<std::byte> own = allocate_(bytes_);
-  if (copy) std::memcpy(own.get(), at_[block], size_t(bytes_));
+  if (copy) copy(own.get(), at_[block]);
   table_->at[size_t(block)] = own.get();
   table_->owners[size_t(block)] = std::move(own);
   return at_[block];

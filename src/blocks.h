@@ -20,16 +20,21 @@ class Blocks {
   using Allocate = std::function<std::shared_ptr<std::byte>(int64_t bytes)>;
   static std::shared_ptr<std::byte> host(int64_t bytes);  // aligned to 64 bytes, untouched so far
   static std::shared_ptr<std::byte> touched(int64_t bytes);  // the same, in large pages, at once
+  using Copy = std::function<void(std::byte* to, const std::byte* from)>;
 
   // All memory is taken at once, zero-filled.
   Blocks(int64_t count, int64_t bytes, Allocate allocate);
 
   const std::byte* operator[](int64_t block) const { return at_[block]; }
 
-  // The block with what it holds (host memory only), or with anything, to be written over. Pointers
-  // to a block that copies shared are stale after this.
-  std::byte* write(int64_t block) { return alone(block) ? at_[block] : part(block, true); }
-  std::byte* replace(int64_t block) { return alone(block) ? at_[block] : part(block, false); }
+  // The block with what it holds (host memory only), with what `copy` brings of it where copies
+  // share it, or with anything, to be written over. Pointers to a shared block are stale after
+  // this.
+  std::byte* write(int64_t block) { return alone(block) ? at_[block] : part(block, host_copy()); }
+  std::byte* write(int64_t block, const Copy& copy) {
+    return alone(block) ? at_[block] : part(block, copy);
+  }
+  std::byte* replace(int64_t block) { return alone(block) ? at_[block] : part(block, {}); }
 
  private:
   struct Table {
@@ -43,7 +48,8 @@ class Blocks {
     std::atomic_thread_fence(std::memory_order_acquire);
     return true;
   }
-  std::byte* part(int64_t block, bool copy);
+  Copy host_copy() const;
+  std::byte* part(int64_t block, const Copy& copy);
 
   int64_t bytes_;
   Allocate allocate_;

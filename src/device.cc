@@ -44,8 +44,7 @@ std::shared_ptr<Backend> make_backend(const std::string& device, const std::stri
   }
 }
 
-std::string precision_name(const Backend& backend) {
-  const DType dtype = backend.weight_dtype();
+const char* name_of(DType dtype) {
   switch (dtype) {
     case DType::f32:
       return "float32";
@@ -58,5 +57,7 @@ std::string precision_name(const Backend& backend) {
   }
   return "";
 }
+
+std::string precision_name(const Backend& backend) { return name_of(backend.weight_dtype()); }
 
 }  // namespace rtfm

@@ -15,6 +15,7 @@ namespace rtfm {
 std::shared_ptr<Backend> make_backend(const std::string& device, const std::string& precision,
                                       int threads);
 
-std::string precision_name(const Backend& backend);  // "float32", ...
+const char* name_of(DType dtype);                    // "float32", ..., as precisions are called
+std::string precision_name(const Backend& backend);  // of its weights
 
 }  // namespace rtfm

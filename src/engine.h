@@ -26,6 +26,13 @@ class Engine {
   // and a page made again from what it holds of its frame.
   void keep(const Shot& shot, std::byte* page);
   void renew(const Shot& shot, std::byte* page);
+  // Parts of pages, to and from the host.
+  void fetch(std::byte* host, const std::byte* from, int64_t bytes) {
+    backend_->download(host, from, bytes);
+  }
+  void put(std::byte* to, const std::byte* host, int64_t bytes) {
+    backend_->upload(to, host, bytes);
+  }
   void finish() { backend_->finish(); }  // pages are readable by another engine after this
 
   int threads() const { return backend_->threads(); }

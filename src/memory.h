@@ -42,7 +42,10 @@ class Memory {
   std::byte* assign_page(int32_t slot, std::span<const int32_t> keep) {
     return pages_.replace(pool_.assign(slot, keep));
   }
-  std::byte* rewrite_page(int32_t slot) { return pages_.write(pool_.use(slot)); }  // it has one
+  // The page of a frame that has one, with what `copy` brings of it where a fork shares it.
+  std::byte* rewrite_page(int32_t slot, const Blocks::Copy& copy) {
+    return pages_.write(pool_.use(slot), copy);
+  }
   void drop_page(int32_t slot) { pool_.release(slot); }
   std::byte* scratch_page() { return pages_.replace(pool_.pages()); }  // belongs to no frame
 

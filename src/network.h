@@ -21,6 +21,11 @@ struct ContextPage {
   int64_t id;      // of its frame
 };
 
+struct PagePart {  // some of the bytes of a page
+  int64_t offset, bytes;
+  DType dtype;  // of its numbers
+};
+
 struct Shot {  // what differs from frame to frame
   std::span<const ContextPage> context{};
   Camera camera{};                   // of the frame, in the gauge of the world
@@ -67,6 +72,11 @@ class Network {
   virtual std::unique_ptr<Passes> make_passes(const std::shared_ptr<Backend>& backend,
                                               int context) const = 0;
   virtual int64_t page_bytes(const Backend& backend) const = 0;
+  // What Passes::renew makes the rest of a page from: where frames leave the window for good, all
+  // that must be written down of it.
+  virtual PagePart renewed_from(const Backend& backend) const {
+    return {0, page_bytes(backend), backend.operand_dtype()};
+  }
 };
 
 using Shapes = std::map<std::string, std::vector<int64_t>>;

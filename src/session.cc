@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <set>
 #include <span>
 
 #include "src/check.h"
@@ -74,18 +73,6 @@ Retrieval retrieval(const SessionOptions& o, const Manifest& m) {
           .recent = *o.recent,
           .near = m.retrieval.near,
           .far = m.retrieval.far};
-}
-
-void check_world(const World& w) {
-  std::set<int64_t> ids(w.ids.begin(), w.ids.end());
-  bool good = ids.size() == w.ids.size() && w.views.size() == w.ids.size() &&
-              w.by_use.size() == w.ids.size() && std::set(w.by_use.begin(), w.by_use.end()) == ids;
-  for (int64_t id : w.ids) good = good && id >= 0 && id < w.next_id;
-  for (int64_t id : w.with_page) good = good && ids.contains(id);
-  good = good && std::set(w.with_page.begin(), w.with_page.end()).size() == w.with_page.size();
-  check<WorldError>(good, "restore: expected different ids below next_id = ", w.next_id,
-                    ", each used once, got others");
-  for (const View& view : w.views) check_intrinsics(view.intrinsics);
 }
 
 }  // namespace
@@ -230,47 +217,6 @@ void Session::update_poses(const std::vector<int64_t>& ids, const std::vector<Po
     frames.update_view(ids[i], {poses[i], frames.view_of(ids[i]).intrinsics});
     if (model_->manifest().posed_pages) memory_.drop_page(frames.slot_of(ids[i]));
   }
-}
-
-World Session::world() {
-  const Busy busy(*this);
-  check<WorldError>(!model_->manifest().by_actions(),
-                    "save: expected a model that goes by poses, got ", model_->manifest().name,
-                    ": what its frames remember of each other is not in the "
-                    "pictures that a world file holds");
-  FrameCache& frames = memory_.frames();
-  frames.settle();  // so that this session goes on as one that loads the world
-  World world{.next_id = next_id_,
-              .last_pose = last_pose_,
-              .origin = origin_,
-              .ids = frames.ids(),
-              .views = {},
-              .by_use = frames.ids_by_use(),
-              .with_page = {}};
-  for (int64_t id : world.ids) world.views.push_back(frames.view_of(id));
-  for (int32_t slot : memory_.pages_by_use()) world.with_page.push_back(frames.id(slot));
-  return world;
-}
-
-void Session::restore(const World& world, const uint8_t* images) {
-  const Busy busy(*this);
-  check_world(world);
-  FrameCache& frames = memory_.frames();
-  const int64_t count = int64_t(world.ids.size());
-  check<WorldError>(next_id_ == 0 && frames.size() == 0,
-                    "restore: expected a new session, got one with a world of its own");
-  check<WorldError>(count <= frames.capacity(), "restore: expected a memory budget for ", count,
-                    " frames, got one for ", frames.capacity(), "; raise memory_budget");
-  check<WorldError>(world.origin || !model_->manifest().posed_pages || count == 0,
-                    "restore: expected the pose of the first frame, got none");
-  origin_ = world.origin;
-  for (int64_t i = 0; i < count; ++i)
-    memory_.insert(world.ids[size_t(i)], world.views[size_t(i)],
-                   images + i * model_->manifest().image_bytes());
-  for (int64_t id : world.by_use) frames.use(id);
-  for (int64_t id : world.with_page) make_page(frames.slot_of(id), {});
-  next_id_ = world.next_id;
-  last_pose_ = world.last_pose;
 }
 
 std::shared_ptr<Pixels> Session::borrow_pixels() {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,10 @@ struct World {
   std::vector<View> views;         // theirs
   std::vector<int64_t> by_use;     // the same ids, in the order of being forgotten
   std::vector<int64_t> with_page;  // ids whose pages are at hand, the least recently used first
+
+  // Of models that go by actions, whose pages no picture brings back:
+  std::string page_dtype;                         // of what is written down of them
+  std::vector<std::span<const std::byte>> pages;  // to be restored, in the order of with_page
 };
 
 struct Stats {
@@ -86,7 +91,9 @@ class Session {
 
   const Model& model() const { return *model_; }
   std::shared_ptr<const Model> shared_model() const { return model_; }
-  World world();
+  World world();  // without the bytes of pages
+  // What is written down of the page of a frame that has one. Models that go by actions only.
+  std::vector<std::byte> saved_page(int64_t id);
   // Takes over a saved world; images [ids, height, width, 3]. The next frames are those that the
   // session it came from would have made, to the bit on the same device. Throws WorldError, with
   // nothing changed, if this session has a world already or the saved one does not fit.
@@ -152,7 +159,11 @@ class Session {
   Context recall(const View& view, bool dreaming);
   Context recall(const Plan& plan, const View& view, bool dreaming);
   Context window(const View& view, bool dreaming);
+  Context seen(const View& view, bool dreaming);
   void renew(Context& context);
+  PagePart saved_part() const;
+  void check_pages(const World& world) const;
+  void restore_pages(const World& world);
   int most_missed(const Plan& plan) const;
   void prefetch(const View& view);
   const std::byte* encode(int32_t slot, std::byte* page);

@@ -25,8 +25,15 @@ Session::Context Session::recall(const View& view, bool dreaming) {
   return recall(dreaming ? frames.peek(view) : frames.plan(view), view, dreaming);
 }
 
-// The frames before this one that the model attends to, but for those that were forgotten.
 Session::Context Session::window(const View& view, bool dreaming) {
+  const Sequence& sequence = model_->manifest().sequence;
+  Context context = seen(view, dreaming);
+  if (sequence.renew && next_id_ > sequence.recent) renew(context);
+  return context;
+}
+
+// The frames before this one that the model attends to, but for those that were forgotten.
+Session::Context Session::seen(const View& view, bool dreaming) {
   const Sequence& sequence = model_->manifest().sequence;
   Context context;
   for_each_seen(sequence, next_id_, [&](int64_t id) {
@@ -39,15 +46,20 @@ Session::Context Session::window(const View& view, bool dreaming) {
     if (!dreaming) memory_.frames().use(id);
   });
   context.support = memory_.frames().coverage(view, {context.slots, size_t(context.count)});
-  if (sequence.renew && next_id_ > sequence.recent) renew(context);
   return context;
 }
 
 // A frame has left the window, and those that stay must not remember it: their pages are made
 // again, the oldest first, each attending to the older ones only.
 void Session::renew(Context& context) {
+  const PagePart part = model_->network().renewed_from(*model_->backend());
+  const auto copy = [this, &part](std::byte* to, const std::byte* from) {
+    std::vector<std::byte> host(size_t(part.bytes));
+    engine().fetch(host.data(), from + part.offset, part.bytes);
+    engine().put(to + part.offset, host.data(), part.bytes);
+  };
   for (int i = context.count - 1; i >= 0; --i) {
-    std::byte* page = memory_.rewrite_page(context.slots[i]);
+    std::byte* page = memory_.rewrite_page(context.slots[i], copy);
     context.pages[i].page = page;
     engine().renew({.context = {context.pages + i + 1, size_t(context.count - i - 1)},
                     .seed = options_.seed,

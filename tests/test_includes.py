@@ -41,6 +41,7 @@ ORDER = [
     "src/frame",
     "src/session",
     "src/session_context",
+    "src/session_world",
     "python/convert",
     "python/bindings",
     "python/binding",

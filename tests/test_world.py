@@ -201,7 +201,7 @@ def refusals(saved: Path, tmp_path: Path) -> dict[str, Path]:
         db.execute("CREATE TABLE recipes (name TEXT)")
     files["newer"].write_bytes(saved.read_bytes())
     with sqlite3.connect(files["newer"]) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     files["trigger"].write_bytes(saved.read_bytes())
     with sqlite3.connect(files["trigger"]) as db:
         db.execute("CREATE TRIGGER trap BEFORE DELETE ON world BEGIN DELETE FROM frames; END")

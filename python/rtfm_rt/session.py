@@ -161,7 +161,8 @@ class Session(_core.Session):
 
         path: a new file, or the one that this world was last saved to or loaded from: then only new
         frames are written in full. When it returns everything is on the disk; whatever happens
-        before, the file holds the last world that was saved. Raises WorldError.
+        before, the file holds the last world that was saved. Of a model that goes by actions the
+        pages that its next frame attends to are written too. Raises WorldError.
         """
         from rtfm_rt import world
 
@@ -178,18 +179,21 @@ class Session(_core.Session):
 
         model: the one that the world was made with; another is refused. options: as for the
         constructor; seed, context, sinks, recent, steps and commit_below come from the file unless
-        given. Raises WorldError, naming the file and what is whole in it.
+        given. A model that goes by actions must run in the precision that the world's pages are
+        kept in. Raises WorldError, naming the file and what is whole in it.
         """
         from rtfm_rt import world
 
         saved_world, images, saved, made_with = world.load(path)
-        session = cls(model, **{**made_with, **options})
-        found = world.model_hash(session.model.path)
+        if not isinstance(model, _core.Model):
+            model = Model(model, options.pop("device", "auto"), options.pop("precision", "auto"))
+        found = world.model_hash(model.path)
         if found != saved.model:
             raise _core.WorldError(
                 f"{os.fspath(path)}: expected the model that the world was made with, "
-                f"{saved.model[:16]}…, got {session.model.path}, {found[:16]}…"
+                f"{saved.model[:16]}…, got {model.path}, {found[:16]}…"
             )
+        session = cls(model, **{**made_with, **options})
         session._restore(saved_world, images)
         session._saved = saved
         return session

@@ -19,16 +19,18 @@ from rtfm_rt import _core
 from rtfm_rt._core import WorldError
 
 APPLICATION = 0x7274666D  # "rtfm", in the header of the file
-VERSION = 1  # of the schema, user_version
+VERSION = 2  # of the newest schema, user_version; 1: without pages, of models that go by poses
 PATIENCE = 5.0  # seconds to wait for another process that has the file
-SCHEMA = """
-CREATE TABLE world (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE frames (id INTEGER PRIMARY KEY, pose BLOB NOT NULL, intrinsics BLOB NOT NULL,
-                     image BLOB NOT NULL, checksum INTEGER NOT NULL);
-"""
+TABLES = (
+    "CREATE TABLE world (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    """CREATE TABLE frames (id INTEGER PRIMARY KEY, pose BLOB NOT NULL, intrinsics BLOB NOT NULL,
+                     image BLOB NOT NULL, checksum INTEGER NOT NULL)""",
+    "CREATE TABLE pages (id INTEGER PRIMARY KEY, page BLOB NOT NULL, checksum INTEGER NOT NULL)",
+)
 # what values of a wrong type or length lead to, before their checksums are looked at
 DAMAGE = (sqlite3.Error, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 OPTIONS = ("seed", "context", "sinks", "recent", "steps", "commit_below")
+ACTION_OPTIONS = ("seed", "steps")  # of models that go by actions
 ORDERS = ("ids", "by_use", "with_page")  # int64 arrays that are saved whole
 
 
@@ -68,8 +70,9 @@ def save(session: _core.Session, path: str | os.PathLike[str], last: Saved | Non
         db.execute("PRAGMA synchronous=EXTRA")
         db.execute("BEGIN IMMEDIATE")
         try:
-            _check_same_world(db, path, last)
-            _write(db, session, saved)
+            world = session._world()
+            _check_same_world(db, path, last, 1 if world["page_dtype"] is None else VERSION)
+            _write(db, session, world, saved)
         except BaseException:
             db.rollback()
             raise
@@ -84,18 +87,20 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Save
         raise WorldError(f"{path}: expected a world file, got nothing there")
     with _errors(path), contextlib.closing(_connect(path, "rw")) as db:
         db.execute("BEGIN")
-        _check_format(db, path)
+        version = _check_format(db, path)
         problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise WorldError(f"{path}: expected a whole file, got a damaged one: {problem}")
-        return _read(db, path)
+        return _read(db, path, version)
 
 
 # writing
 
 
-def _write(db: sqlite3.Connection, session: _core.Session, saved: Saved) -> None:
-    world, memory = session._world(), session.memory
+def _write(
+    db: sqlite3.Connection, session: _core.Session, world: dict[str, Any], saved: Saved
+) -> None:
+    memory = session.memory
     there = {
         row[0]: (row[1], row[2]) for row in db.execute("SELECT id, pose, intrinsics FROM frames")
     }
@@ -109,6 +114,8 @@ def _write(db: sqlite3.Connection, session: _core.Session, saved: Saved) -> None
         image = memory.image(id_).tobytes()
         row = (id_, pose, intrinsics, image, _checksum(id_, pose, intrinsics, image))
         db.execute("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?)", row)
+    if world["page_dtype"] is not None:
+        _write_pages(db, session, world["with_page"].tolist())
     last_pose, origin = world["last_pose"], world["origin"]
     values = {
         "model": saved.model,
@@ -124,17 +131,28 @@ def _write(db: sqlite3.Connection, session: _core.Session, saved: Saved) -> None
     }
     if origin is not None:
         values["origin"] = origin.tobytes()
+    if world["page_dtype"] is not None:
+        values["page_dtype"] = world["page_dtype"]
     values["digest"] = _digest(values)
     db.execute("DELETE FROM world")
     db.executemany("INSERT INTO world VALUES (?, ?)", values.items())
 
 
-def _check_same_world(db: sqlite3.Connection, path: str, last: Saved | None) -> None:
+def _write_pages(db: sqlite3.Connection, session: _core.Session, ids: list[int]) -> None:
+    """Those of the window that the file lacks: what is written of a page never changes."""
+    there = {row[0] for row in db.execute("SELECT id FROM pages")}
+    db.executemany("DELETE FROM pages WHERE id = ?", [(id_,) for id_ in there - set(ids)])
+    for id_ in sorted(set(ids) - there):
+        page = session._page(id_)
+        db.execute("INSERT INTO pages VALUES (?, ?, ?)", (id_, page, _checksum(id_, page)))
+
+
+def _check_same_world(db: sqlite3.Connection, path: str, last: Saved | None, version: int) -> None:
     if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # a new file
-        for statement in _statements():
+        for statement in _tables(version):
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION}")
-        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute(f"PRAGMA user_version = {version}")
         return
     _check_format(db, path)
     values = dict(db.execute("SELECT key, value FROM world"))
@@ -153,7 +171,8 @@ def _check_same_world(db: sqlite3.Connection, path: str, last: Saved | None) -> 
 # reading
 
 
-def _check_format(db: sqlite3.Connection, path: str) -> None:
+def _check_format(db: sqlite3.Connection, path: str) -> int:
+    """The version of the file, which is one of ours with the tables of that version."""
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION:
@@ -163,15 +182,16 @@ def _check_format(db: sqlite3.Connection, path: str) -> None:
             f"{path}: expected a world file of version {VERSION} or older, got version {version}; "
             "upgrade rtfm_rt"
         )
-    if version != VERSION:
-        raise WorldError(f"{path}: expected version {VERSION}, got {version}; the file is damaged")
+    if version < 1:
+        raise WorldError(f"{path}: expected a version from 1, got {version}; the file is damaged")
     tables = {row[0] for row in db.execute("SELECT sql FROM sqlite_schema")}
-    if tables != set(_statements()):  # views and triggers of a foreign file are never run
+    if tables != set(_tables(version)):  # views and triggers of a foreign file are never run
         raise WorldError(f"{path}: expected the tables of a world file, got others")
+    return int(version)
 
 
 def _read(
-    db: sqlite3.Connection, path: str
+    db: sqlite3.Connection, path: str, version: int
 ) -> tuple[dict[str, Any], np.ndarray, Saved, dict[str, Any]]:
     values = dict(db.execute("SELECT key, value FROM world"))
     if values.pop("digest", None) != _digest(values):
@@ -180,17 +200,8 @@ def _read(
     if not texts or not isinstance(values["next_id"], int):
         raise TypeError("a name or number of another type")
     orders = {key: np.frombuffer(values[key], np.int64) for key in ORDERS}
-    rows = {row[0]: row for row in db.execute("SELECT * FROM frames")}
-    whole = [id_ for id_, *blobs, sum_ in rows.values() if sum_ == _checksum(id_, *blobs)]
-    expected = orders["ids"].tolist()
-    damaged = sorted(set(expected) - set(whole)) + sorted(rows.keys() - set(expected))
-    if damaged:
-        named = ", ".join(map(str, damaged[:8])) + (", ..." if len(damaged) > 8 else "")
-        raise WorldError(
-            f"{path}: expected {len(expected)} whole frames, got {len(damaged)} damaged or "
-            f"missing: {named}; the other {len(set(expected) & set(whole))} are whole"
-        )
-    ordered = [rows[id_] for id_ in expected]
+    ordered = _whole(db, path, "frames", orders["ids"].tolist())
+    by_actions = version > 1
     shape = (len(ordered), values["height"], values["width"], 3)
     pose, origin = values["last_pose"], values.get("origin")
     world = {
@@ -200,23 +211,43 @@ def _read(
         "origin": np.frombuffer(origin, np.float64).reshape(4, 4) if origin else None,
         "poses": np.frombuffer(b"".join(r[1] for r in ordered), np.float64).reshape(-1, 4, 4),
         "intrinsics": np.frombuffer(b"".join(r[2] for r in ordered), np.float64).reshape(-1, 2),
+        "page_dtype": str(values["page_dtype"]) if by_actions else None,
+        "pages": [],
     }
+    if by_actions:
+        pages = _whole(db, path, "pages", orders["with_page"].tolist())
+        world["pages"] = [page for _, page, _ in pages]
     images = np.frombuffer(b"".join(r[3] for r in ordered), np.uint8).reshape(shape)
     saved = Saved(values["model"], values["world"], values["revision"])
     options = json.loads(values["options"])
-    return world, images, saved, {key: options[key] for key in OPTIONS}
+    names = ACTION_OPTIONS if by_actions else OPTIONS
+    return world, images, saved, {key: options[key] for key in names}
+
+
+def _whole(db: sqlite3.Connection, path: str, table: str, ids: list[int]) -> list[Any]:
+    """The rows of a table in the order of ids, if these are all of them and each is whole."""
+    rows = {row[0]: row for row in db.execute(f"SELECT * FROM {table}")}
+    whole = {id_ for id_, *blobs, sum_ in rows.values() if sum_ == _checksum(id_, *blobs)}
+    damaged = sorted(set(ids) - whole) + sorted(rows.keys() - set(ids))
+    if damaged:
+        named = ", ".join(map(str, damaged[:8])) + (", ..." if len(damaged) > 8 else "")
+        raise WorldError(
+            f"{path}: expected {len(ids)} whole {table}, got {len(damaged)} damaged or "
+            f"missing: {named}; the other {len(set(ids) & whole)} are whole"
+        )
+    return [rows[id_] for id_ in ids]
 
 
 # both
 
 
-def _statements() -> list[str]:
-    return [statement.strip() for statement in SCHEMA.split(";") if statement.strip()]
+def _tables(version: int) -> tuple[str, ...]:
+    return TABLES if version > 1 else TABLES[:2]
 
 
-def _checksum(id_: int, pose: bytes, intrinsics: bytes, image: bytes) -> int:
+def _checksum(id_: int, *blobs: bytes) -> int:
     check = zlib.crc32(id_.to_bytes(8, "little"))
-    for blob in (pose, intrinsics, image):
+    for blob in blobs:
         check = zlib.crc32(blob, check)
     return check
 

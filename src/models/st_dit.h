@@ -44,6 +44,10 @@ class StDit final : public Network {
     return latent_offset(backend) +
            4 * int64_t(sizes_.tokens() * sizes_.token_size() + sizes_.actions);
   }
+  PagePart renewed_from(const Backend& backend) const override {
+    const int64_t offset = latent_offset(backend);
+    return {offset, page_bytes(backend) - offset, DType::f32};
+  }
 
   // Everything a pass writes, sized once for one session.
   struct Workspace {
