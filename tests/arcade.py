@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import struct
 import threading
 import time
@@ -60,21 +61,25 @@ class Shown(NamedTuple):
     place: tuple[float, ...]
     context: tuple[int, ...]
     entries: list[tuple[int, float, float, float]]
-    pixels: bytes
+    pixels: bytes  # of all images
+    shape: tuple[int, int, int]  # images, height, width
+    steps: int
 
     @classmethod
     def parse(cls, data: bytes) -> Shown:
-        flags, steps, contexts, _, width, height = struct.unpack_from("<4B2H", data)
+        flags, steps, contexts, images, width, height = struct.unpack_from("<4B2H", data)
         number, remembered, count = struct.unpack_from("<3I", data, 8)
         latency, support, *place = struct.unpack_from("<6f", data, 20)
-        assert (width, height, steps) == (24, 16, 2) and latency > 0
+        assert (latency > 0) == (steps > 0)  # else it is a picture
         assert (count > 0) == bool(flags & 16)
         context = struct.unpack_from(f"<{contexts}I", data, 44)
         at = 44 + 4 * contexts
         entries = list(struct.iter_unpack("<I3f", data[at : at + 16 * count]))
         pixels = data[at + 16 * count :]
-        assert len(pixels) == 3 * width * height
-        return cls(flags, number, remembered, support, tuple(place), context, entries, pixels)
+        shape = (images, height, width)
+        assert len(pixels) == 3 * math.prod(shape)
+        receipt = flags, number, remembered, support, tuple(place), context, entries
+        return cls(*receipt, pixels, shape, steps)
 
 
 class Page:
@@ -132,12 +137,17 @@ class Page:
 
 @pytest.fixture(scope="module")
 def site(model: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    listener = server.bind("127.0.0.1", 0)
-    options = {"threads": 1, "seed": 3, "context": CONTEXT, "steps": 2}
     folder = tmp_path_factory.mktemp("play") / "worlds"
-    arcade = server.Arcade(
-        rtfm_rt.Model(model[0], device="cpu"), options, pictures.collect(None, 16, 24), str(folder)
-    )
+    options = {"threads": 1, "seed": 3, "context": CONTEXT, "steps": 2}
+    yield from serve(rtfm_rt.Model(model[0], device="cpu"), options, folder)
+
+
+def serve(model: rtfm_rt.Model, options: dict[str, Any], folder: Path) -> Iterator[Site]:
+    """A server while the iterator is not asked again."""
+    listener = server.bind("127.0.0.1", 0)
+    image = model.manifest["image"]
+    choices = pictures.collect(None, image["height"], image["width"])
+    arcade = server.Arcade(model, options, choices, str(folder), CONTEXT)
     running, address = server.make_server(arcade, listener, "127.0.0.1")
     thread = threading.Thread(target=running.run, args=([listener],))
     thread.start()

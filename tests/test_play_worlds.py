@@ -184,7 +184,7 @@ def test_files_that_do_not_load_are_explained(site: Site, page: Page, tmp_path: 
 
 def test_large_worlds_are_refused(site: Site, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.look()
-    monkeypatch.setattr(worlds, "UPLOAD_BYTES", 1 << 20)
+    monkeypatch.setattr(site.arcade, "most", 1 << 20)
     status, answer = site.upload(page, b"x" * (1 << 20) + b"x", "worlds")
     assert status == 400 and "larger than 1 MB" in answer["error"]
     still_walks(page)

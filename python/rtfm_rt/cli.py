@@ -130,17 +130,19 @@ def _play(args: argparse.Namespace) -> None:
         ) from None
     with server.bind(args.host, args.port) as listener:
         session = options.session(args)  # refuses what does not fit before anybody is invited
-        if session.actions:
-            raise Error("play: expected a model that goes by poses; the sticks know no actions yet")
         choices = pictures.collect(args.image, *session.image_size)
         chosen = {
             "threads": session.threads,
             "seed": args.seed,
-            "context": session.context,
             "steps": session.steps,
         }
+        most = worlds.UPLOAD_BYTES
+        if session.actions:  # whose files hold pages
+            most = max(most, session.memory.budget)
+        else:
+            chosen["context"] = session.context
         folder = os.path.abspath(args.worlds or worlds.default_folder())
-        arcade = server.Arcade(session.model, chosen, choices, folder)
+        arcade = server.Arcade(session.model, chosen, choices, folder, session.context, most)
         running, address = server.make_server(arcade, listener, args.host)
         show(options.headline(session), {"play": [address], "worlds": [folder], "stop": ["Ctrl-C"]})
         sys.stdout.flush()

@@ -65,6 +65,7 @@ def save(session: _core.Session, path: str | os.PathLike[str], last: Saved | Non
         secrets.token_hex(16),
     )
     with _errors(path), contextlib.closing(_connect(path, "rwc")) as db:
+        db.execute("PRAGMA page_size=16384")  # of a new file: rows are large
         # a rollback journal, not WAL: between saves a world is one file, readable from anywhere
         db.execute("PRAGMA journal_mode=DELETE")
         db.execute("PRAGMA synchronous=EXTRA")

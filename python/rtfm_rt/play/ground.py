@@ -33,13 +33,18 @@ def matrix(place: Place) -> Pose:
     )
 
 
+def place_of(pose: Pose) -> Place:
+    """Where a camera is and looks, seen from above; its height and roll are left out."""
+    tilt = math.asin(min(max(-float(pose[1, 2]), -1.0), 1.0))
+    yaw = math.atan2(pose[0, 2], pose[2, 2])
+    return Place(float(pose[0, 3]), float(pose[2, 3]), yaw, tilt)
+
+
 def standing(pose: Pose) -> tuple[Place, Pose]:
     """The place of a pose, and the pose to stand there with: the very one given when it is a
     walker's, else the nearest upright one (within the ground, at eye height)."""
-    x, z = float(pose[0, 3]), float(pose[2, 3])
+    x, z, yaw, tilt = place_of(pose)
     back = min(1.0, EDGE / max(math.hypot(x, z), 1e-9))
-    tilt = math.asin(min(max(-float(pose[1, 2]), -1.0), 1.0))
-    yaw = math.atan2(pose[0, 2], pose[2, 2])
     place = Place(x * back, z * back, yaw, min(max(tilt, -TILT), TILT))
     upright = matrix(place)
     same = bool(np.allclose(upright, pose, rtol=0.0, atol=_SAME))

@@ -25,9 +25,11 @@ from starlette.websockets import WebSocket
 
 from rtfm_rt._core import ArgumentError, Error, Model
 from rtfm_rt.play import pictures, wire, worlds
+from rtfm_rt.play.actions import ActionWalk
 from rtfm_rt.play.guard import Guard
+from rtfm_rt.play.poses import PoseWalk
 from rtfm_rt.play.visitor import Visitor
-from rtfm_rt.play.walk import BRANCHES, Picture, Walk
+from rtfm_rt.play.walk import BRANCHES, Picture
 from rtfm_rt.play.worlds import Worlds
 
 VISITORS = 4
@@ -37,8 +39,10 @@ _FILES = {
     "frameboy.css": "text/css",
     "worlds.css": "text/css",
     "screens.css": "text/css",
+    "actions.css": "text/css",
     "frameboy.js": "text/javascript",
     "controls.js": "text/javascript",
+    "buttons.js": "text/javascript",
     "map.js": "text/javascript",
     "worlds.js": "text/javascript",
     "icon.svg": "image/svg+xml",
@@ -48,16 +52,24 @@ _FILES = {
 class Arcade:
     """What all visitors share: the model, the pictures, the worlds, and the list of who is here.
 
-    options: keyword arguments of `Session`; folder: of the saved worlds.
+    options: keyword arguments of `Session`; folder: of the saved worlds; context: frames that one
+    attends to; most: bytes of an uploaded world.
     """
 
     def __init__(
-        self, model: Model, options: dict[str, Any], choices: dict[str, Picture], folder: str
+        self,
+        model: Model,
+        options: dict[str, Any],
+        choices: dict[str, Picture],
+        folder: str,
+        context: int,
+        most: int = worlds.UPLOAD_BYTES,
     ) -> None:
         self.model, self.options, self.choices = model, options, choices
         self.worlds = Worlds(folder, model, threads=options["threads"])
         image = model.manifest["image"]
         self.height, self.width = image["height"], image["width"]
+        self.context, self.most = context, most
         self.visitors: dict[str, Visitor] = {}
 
     async def page(self, _: Request) -> Response:
@@ -97,7 +109,7 @@ class Arcade:
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "upload")
                 with open(path, "wb") as file:
-                    await _receive(request, worlds.UPLOAD_BYTES, file.write)
+                    await _receive(request, self.most, file.write)
                 return {"frames": await visitor.enter(self.worlds.load_upload, path)}
 
         return await self._upload(request, take)
@@ -125,8 +137,10 @@ class Arcade:
             await socket.send_text(json.dumps({"error": text}))
             await socket.close(1013)
             return
-        walk = Walk(self.model, next(iter(self.choices.values())), self.options)
-        visitor = Visitor(walk, self.worlds, self.choices, socket, self._hello())
+        kind = ActionWalk if self.model.manifest.get("actions") else PoseWalk
+        walk = kind(self.model, next(iter(self.choices.values())), self.options)
+        hello = {**self._hello(), **({"buttons": walk.buttons} if kind is ActionWalk else {})}
+        visitor = Visitor(walk, self.worlds, self.choices, socket, hello)
         self.visitors[visitor.name] = visitor
         try:
             await visitor.stay()
@@ -138,10 +152,10 @@ class Arcade:
             "model": self.model.manifest["name"],
             "device": self.model.device,
             "pictures": list(self.choices),
-            "context": self.options["context"],
+            "context": self.context,
             "branches": len(BRANCHES),
             "upload_bytes": pictures.UPLOAD_BYTES,
-            "world_bytes": worlds.UPLOAD_BYTES,
+            "world_bytes": self.most,
         }
 
 

@@ -20,8 +20,7 @@ from rtfm_rt.play.walk import Picture, Tree, Walk
 from rtfm_rt.play.worlds import Worlds
 from rtfm_rt.session import Session
 
-RATE = 30.0  # frames a second at most
-_MESSAGES = 300  # a second from one page; it sends about 90
+_MESSAGES = 300  # a second from one page; it sends about 150
 
 
 class Visitor:
@@ -98,6 +97,8 @@ class Visitor:
                 self._drawn = min(max(self._drawn, value), self._sent)
             elif key == "stick":
                 walk.steer(value)
+            elif key == "held":
+                walk.hold(value)
             elif key == "remember":
                 walk.remember(value)
             elif key == "home":
@@ -159,9 +160,9 @@ class Visitor:
                 while not self._walk.wants_frame or self._sent - self._drawn >= wire.CREDIT:
                     self._wake.clear()
                     await self._wake.wait()
-                await asyncio.sleep(max(0.0, began + 1 / RATE - time.monotonic()))
+                await asyncio.sleep(max(0.0, began + 1 / self._walk.rate - time.monotonic()))
                 now = time.monotonic()
-                seconds, began = min(now - began, 2.5 / RATE), now
+                seconds, began = min(now - began, 2.5 / self._walk.rate), now
                 async with self._turn:
                     message = await asyncio.to_thread(self._walk.step, seconds)
                     tree = self._walk.tree

@@ -5,8 +5,7 @@ const DEAD = 0.12; // of a gamepad's stick
 const INTERVAL = 16; // ms between two messages, at least
 const WALK_KEYS = { KeyW: [1, 0], KeyS: [-1, 0], KeyA: [0, -1], KeyD: [0, 1] };
 const ARROWS = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-
-const PAD = ["home", "memory", "branch", "next"]; // its first buttons
+const PAD = 8; // buttons of a gamepad that count
 
 const clamp = (v) => Math.max(-1, Math.min(1, v));
 
@@ -62,11 +61,11 @@ class Stick {
 }
 
 // send(velocity) is called at most 60 times a second, and only while something is held, then once at
-// rest; press(name) for each of PAD on a gamepad. Returns a function that sends what is held at this
+// rest; press(number, down) for the buttons of a gamepad. Returns a function that sends what is held at this
 // moment: a wish must not arrive before the news that a stick was let go.
 export function controls(walkElement, lookElement, send, press) {
   const keys = new Map(); // code -> "walk" or "look"
-  const held = PAD.map(() => false);
+  const held = Array(PAD).fill(false);
   let running = false;
   let sent = [0, 0, 0, 0];
   let at = 0;
@@ -103,10 +102,9 @@ export function controls(walkElement, lookElement, send, press) {
   }
 
   function pressed(pad) {
-    PAD.forEach((name, i) => {
-      const down = pad.buttons[i]?.pressed ?? false;
-      if (down && !held[i]) press(name);
-      held[i] = down;
+    held.forEach((was, i) => {
+      held[i] = pad.buttons[i]?.pressed ?? false;
+      if (held[i] !== was) press(i, held[i]);
     });
   }
 

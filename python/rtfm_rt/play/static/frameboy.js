@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page: one WebSocket, frames to the canvas, receipts to the panels. Messages: play/wire.py.
 
+import { buttons } from "./buttons.js";
 import { controls } from "./controls.js";
 import { drawMap } from "./map.js";
 import { worlds } from "./worlds.js";
@@ -9,7 +10,10 @@ const LATE = 2, REMEMBERING = 4, MOVING = 8, MAPPED = 16;
 const KEYS = {
   KeyH: "home", KeyM: "memory", KeyK: "save", KeyL: "load", KeyB: "branch", KeyN: "next", KeyX: "drop",
 };
+const PAD = ["home", "memory", "branch", "next"]; // of a gamepad, where models go by poses
 const HEADER = 44, ENTRY = 16;
+const SLOWEST = 125, QUICKEST = 12; // ms between the images of a frame
+const PIXELS = 200; // of a screen this wide they are squares
 const token = new URLSearchParams(location.search).get("token") ?? "";
 const $ = (id) => document.getElementById(id);
 const screen = $("screen");
@@ -17,6 +21,7 @@ const screen = $("screen");
 let socket = null;
 let hello = null;
 let waiting = null; // the newest frame that is not drawn yet
+let showing = 0; // the timer of the next image of a frame
 let entries = []; // of the map
 let last = null; // the frame on the screen
 let reason = "";
@@ -39,7 +44,7 @@ function connect() {
   waiting = null;
   socket.addEventListener("message", ({ data }) => {
     if (typeof data === "string") return heard(JSON.parse(data));
-    if (waiting === null) requestAnimationFrame(draw);
+    if (waiting === null && !showing) requestAnimationFrame(draw);
     waiting = data;
   });
   socket.addEventListener("close", () => {
@@ -63,7 +68,10 @@ function heard(message) {
   $("device").textContent = ` · ${hello.device}`;
   fillShelf();
   select(hello.pictures[0]);
-  say({ remember: $("remember").ariaPressed === "true" });
+  document.body.dataset.by = hello.buttons ? "actions" : "poses";
+  if (!hello.buttons) return say({ remember: $("remember").ariaPressed === "true" });
+  $("map-title").textContent = "Way, reckoned";
+  acts.fill(hello.buttons);
 }
 
 // frames
@@ -73,7 +81,7 @@ function parse(data) {
   const count = v.getUint8(2), mapped = v.getUint32(16, true);
   const pixels = HEADER + 4 * count + ENTRY * mapped;
   const frame = {
-    flags: v.getUint8(0), steps: v.getUint8(1),
+    flags: v.getUint8(0), steps: v.getUint8(1), images: v.getUint8(3),
     width: v.getUint16(4, true), height: v.getUint16(6, true),
     number: v.getUint32(8, true), remembered: v.getUint32(12, true),
     latency: v.getFloat32(20, true), support: v.getFloat32(24, true),
@@ -99,33 +107,48 @@ function draw() {
   waiting = null;
   if (screen.width !== frame.width) screen.width = frame.width;
   if (screen.height !== frame.height) screen.height = frame.height;
+  screen.classList.toggle("fine", frame.width > PIXELS);
+  say({ ack: frame.number });
+  if (frame.map) entries = frame.map;
+  last = frame;
+  receipt(frame);
+  show(frame, 0);
+  redraw();
+}
+
+// The images of a frame one after the other: as long as it took to make them, within limits.
+function show(frame, number) {
   const image = new ImageData(frame.width, frame.height);
-  for (let i = 0, j = 0; i < frame.rgb.length; j += 4) {
+  const first = number * 3 * frame.width * frame.height;
+  for (let i = first, j = 0; j < image.data.length; j += 4) {
     image.data[j] = frame.rgb[i++];
     image.data[j + 1] = frame.rgb[i++];
     image.data[j + 2] = frame.rgb[i++];
     image.data[j + 3] = 255;
   }
   screen.getContext("2d").putImageData(image, 0, 0);
-  say({ ack: frame.number });
-  if (frame.map) entries = frame.map;
-  last = frame;
-  receipt(frame);
-  drawMap($("map"), entries, frame.context, frame.you);
+  const more = number + 1 < frame.images;
+  const pace = Math.max(QUICKEST, Math.min(SLOWEST, frame.latency / frame.images));
+  showing = more ? setTimeout(show, pace, frame, number + 1) : 0;
+  screen.dataset.moving = more || Boolean(frame.flags & MOVING);
+  if (!more && waiting !== null) requestAnimationFrame(draw);
+}
+
+function redraw() {
+  if (last) drawMap($("map"), entries, last.context, last.you, Boolean(hello.buttons));
 }
 
 function receipt(frame) {
   const percent = Math.round(frame.support * 100);
-  $("latency").textContent = frame.latency.toFixed(0);
+  $("latency").textContent = frame.steps ? frame.latency.toFixed(0) : "–";
   $("latency").classList.toggle("late", Boolean(frame.flags & LATE));
-  $("steps").textContent = frame.steps;
+  $("steps").textContent = frame.steps || "–";
   $("number").textContent = frame.number;
   $("remembered").textContent = frame.remembered;
   $("support-text").textContent = `${percent} %`;
   $("support").ariaValueNow = percent;
   $("support").firstElementChild.style.width = `${percent}%`;
   screen.dataset.frame = frame.number;
-  screen.dataset.moving = Boolean(frame.flags & MOVING);
   const { x, z } = frame.you;
   screen.dataset.distance = Math.hypot(x, z).toFixed(3);
   document.body.dataset.memory = frame.flags & REMEMBERING ? "on" : "off";
@@ -146,8 +169,12 @@ const library = worlds(token, wish, notify, () => hello, () => select(null));
 
 const actions = {
   ...library.actions,
-  home: () => wish({ home: true }),
-  memory: () => remember($("remember").ariaPressed !== "true"),
+  home: () => (hello?.buttons
+    ? notify("This model goes by actions and knows no poses: there is no way to glide home")
+    : wish({ home: true })),
+  memory: () => (hello?.buttons
+    ? notify(`This model goes by actions: it sees its last frames only, ${hello.context} at most`)
+    : remember($("remember").ariaPressed !== "true")),
 };
 
 function fillShelf() {
@@ -220,10 +247,18 @@ addEventListener("keydown", (event) => {
   const name = /^Digit[1-9]$/.test(event.code) && hello?.pictures[event.code.slice(5) - 1];
   if (name) choose(name);
 });
-addEventListener("resize", () => last && drawMap($("map"), entries, last.context, last.you));
+addEventListener("resize", redraw);
 
+const acts = buttons($("acts"), (held) => {
+  $("hint").classList.add("gone");
+  say({ held });
+});
 const tellSticks = controls($("walk"), $("look"), (stick) => {
   $("hint").classList.add("gone");
   say({ stick });
-}, (name) => actions[name]());
+}, (number, down) => {
+  if (hello?.buttons) return down ? acts.press(`pad ${number}`, number + 1) : acts.release(`pad ${number}`);
+  if (down) actions[PAD[number]]?.();
+});
+addEventListener("click", ({ detail }) => detail && document.activeElement?.blur()); // space is a key
 connect();

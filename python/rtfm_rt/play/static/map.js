@@ -5,8 +5,8 @@ const SIGHT = 0.65; // radians from the middle of a view to its side
 const colours = getComputedStyle(document.documentElement);
 const colour = (name) => colours.getPropertyValue(`--${name}`).trim();
 
-// entries: [{id, x, z, yaw}], lit: a Set of ids, you: {x, z, yaw}
-export function drawMap(canvas, entries, lit, you) {
+// entries: [{id, x, z, yaw}], lit: a Set of ids, you: {x, z, yaw}, way: whether the entries are one
+export function drawMap(canvas, entries, lit, you, way) {
   const side = canvas.clientWidth;
   const sharp = devicePixelRatio || 1;
   const pixels = Math.round(side * sharp);
@@ -22,9 +22,12 @@ export function drawMap(canvas, entries, lit, you) {
 
   rings(g, side, scale, metres);
   const size = Math.max(6, Math.min(15, scale * 0.2));
-  for (const e of entries) if (!lit.has(e.id)) view(g, at(e), e.yaw, size, colour("kept"), 0.75);
+  if (way) line(g, entries.map(at));
+  else for (const e of entries) if (!lit.has(e.id)) view(g, at(e), e.yaw, size, colour("kept"), 0.75);
   for (const e of entries) {
     if (!lit.has(e.id)) continue;
+    view(g, at(e), e.yaw, size * 1.35, colour("amber"), way ? 0.6 : 1);
+    if (way) continue;
     g.strokeStyle = colour("amber");
     g.globalAlpha = 0.4;
     g.setLineDash([2, 3]);
@@ -33,7 +36,7 @@ export function drawMap(canvas, entries, lit, you) {
     g.lineTo(...at(you));
     g.stroke();
     g.setLineDash([]);
-    view(g, at(e), e.yaw, size * 1.35, colour("amber"), 1);
+    g.globalAlpha = 1;
   }
   arrow(g, at(you), you.yaw);
 }
@@ -53,6 +56,15 @@ function rings(g, side, scale, metres) {
   }
   g.strokeStyle = colour("dim");
   g.stroke();
+}
+
+function line(g, points) {
+  g.strokeStyle = colour("kept");
+  g.lineWidth = 2;
+  g.beginPath();
+  for (const point of points) g.lineTo(...point);
+  g.stroke();
+  g.lineWidth = 1;
 }
 
 function view(g, [x, y], yaw, size, fill, alpha) {
