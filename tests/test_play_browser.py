@@ -37,8 +37,12 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a server with the bundled model is."""
-    command = [sys.executable, "-m", "rtfm_rt", "play", "--port", "0", "--no-browser"]
-    command += ["--worlds", str(tmp_path_factory.mktemp("browser") / "worlds")]
+    yield from serve("--worlds", str(tmp_path_factory.mktemp("browser") / "worlds"))
+
+
+def serve(*options: str) -> Iterator[str]:
+    """The address of a server, which runs while the iterator is not asked again."""
+    command = [sys.executable, "-m", "rtfm_rt", "play", "--port", "0", "--no-browser", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert process.stdout is not None
     found = None
