@@ -77,7 +77,7 @@ void Session::check_pages(const World& world) const {
   check<WorldError>(world.page_dtype == dtype, "restore: expected a world whose pages are ",
                     dtype.empty() ? "not written down" : dtype, ", as those of this session, got ",
                     world.page_dtype.empty() ? "none" : world.page_dtype,
-                    "; load it in the precision that it was made in");
+                    "; load it with precision='", world.page_dtype, "'");
   check<WorldError>(world.pages.size() == (by_actions ? world.with_page.size() : 0),
                     "restore: expected as many pages as frames of the window, got others");
   for (const auto& page : world.pages)

@@ -80,6 +80,16 @@ def test_the_next_frames_are_the_unsaved_twin_s(start, load, tmp_path, frames):
     assert walk(twin, 7, 30) == walk(session, 7, 30) == walk(start(frames), 7, 30)
 
 
+def test_an_empty_world(start, load, tmp_path):
+    rtfm_rt.Session(start().model).save(tmp_path / "world")
+    loaded = load(tmp_path / "world")
+    assert len(loaded.memory) == 0
+    with pytest.raises(rtfm_rt.WorldError, match="call observe first"):
+        walk(loaded, 0, 1)
+    loaded.observe(np.zeros((*loaded.image_size, 3), np.uint8))
+    walk(loaded, 0, 1)
+
+
 def test_a_memory_that_is_full(start, load, tmp_path, kind):
     """Room for two windows: frames of the window's far end may be forgotten, in both alike."""
     budget = start().memory.bytes * 2 * (start().context + 1)
@@ -150,7 +160,10 @@ def test_other_devices(start, load, tmp_path, kind):
         assert walk(loaded, 1, 3)[1] == walk(session.fork(), 1, 3)[1]
     world, images, *_ = worlds.load(tmp_path / "world")
     fresh = rtfm_rt.Session(session.model)
-    with pytest.raises(rtfm_rt.WorldError, match=r"whose pages are float32, .* got bfloat16; load"):
+    with pytest.raises(
+        rtfm_rt.WorldError,
+        match=r"whose pages are float32, .* got bfloat16; load it with precision='bf",
+    ):
         fresh._restore({**world, "page_dtype": "bfloat16"}, images)
     with pytest.raises(rtfm_rt.WorldError, match=r"pages of \d+ bytes, got 3"):
         fresh._restore({**world, "pages": [b"abc", *world["pages"][1:]]}, images)
@@ -214,6 +227,18 @@ def test_a_forged_file(start, load, tmp_path, value):
             refused.add(key)
     assert refused >= {"with_page", "ids", "options"}
     assert ("page_dtype" in refused) == (value != "float32")
+
+
+def test_pages_of_anything(start, load, tmp_path):
+    """Whoever writes a file may write what is no number. Frames are of no use then, and made."""
+    path = tmp_path / "world"
+    start(5).save(path)
+    with sqlite3.connect(path) as db:
+        for id_, size in db.execute("SELECT id, length(page) FROM pages").fetchall():
+            page = b"\xff" * size
+            row = page, worlds._checksum(id_, page), id_
+            db.execute("UPDATE pages SET page = ?, checksum = ? WHERE id = ?", row)
+    assert len(walk(load(path), 1, 3)) == 6
 
 
 def test_kill_at_any_moment(start, load, tmp_path, pytestconfig):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+import action_models
 import rtfm_rt
 from models import write_model
 from rtfm_rt import world as worlds
@@ -46,7 +47,7 @@ def grow(frames):
     for _ in range(frames):
         pose = np.eye(4)
         pose[:3, 3] = rng.uniform(-9, 9, 3)
-        session.observe(rng.integers(0, 256, (16, 16, 3), np.uint8), pose)
+        session.observe(rng.integers(0, 256, (*session.image_size, 3), np.uint8), pose)
 """
 
 FAIL = """
@@ -115,14 +116,17 @@ print(json.dumps([len(loaded.memory), errors, len(worlds.load(folder / "world")[
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory):
-    """run(code, folder, *arguments) -> what the code prints."""
+@pytest.fixture(scope="module", params=["poses", "actions"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """run(code, folder, *arguments) -> what the code prints, of a model that goes by either."""
     tools = tmp_path_factory.mktemp("disk")
     library, model = tools / "disk.so", tools / "model.safetensors"
     source = str(Path(__file__).with_name("disk.cc"))
     subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    write_model(model, CONFIG, 3)
+    if request.param == "poses":
+        write_model(model, CONFIG, 3)
+    else:
+        action_models.write(model, "keep")
 
     def start(code: str, folder: Path, *arguments: Path) -> str:
         command = [sys.executable, "-c", START + code, folder, model, *arguments]

@@ -205,7 +205,7 @@ def _read(
     by_actions = version > 1
     shape = (len(ordered), values["height"], values["width"], 3)
     pose, origin = values["last_pose"], values.get("origin")
-    world = {
+    world: dict[str, Any] = {
         **orders,
         "next_id": values["next_id"],
         "last_pose": np.frombuffer(pose, np.float64).reshape(4, 4) if pose else None,

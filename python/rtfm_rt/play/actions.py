@@ -107,15 +107,11 @@ class ActionWalk(Walk):
     def __init__(self, model: Model, picture: Picture, options: dict[str, Any]) -> None:
         super().__init__(model, picture, options)
         self._controls = Controls(model.manifest["actions"])
-        self._buttons: frozenset[int] = frozenset()
+        self.buttons = [(button.label, button.key) for button in self._controls.buttons]
+        self._held_down: frozenset[int] = frozenset()
         self._pressed = 0.0  # when buttons were heard of last
         self._pushed: Stick = REST  # anew since the last step began, as is ...
         self._touched: frozenset[int] = frozenset()
-
-    @property
-    def buttons(self) -> list[tuple[str, str | None]]:
-        """Label and key of each."""
-        return [(button.label, button.key) for button in self._controls.buttons]
 
     def steer(self, stick: Stick) -> None:
         if stick != REST and (self._stick == REST or self._pushed != REST):
@@ -124,13 +120,12 @@ class ActionWalk(Walk):
 
     def hold(self, buttons: Collection[int]) -> None:
         self._pressed = time.monotonic()
-        self._touched |= frozenset(buttons) - self._buttons
-        self._buttons = frozenset(buttons)
+        self._touched |= frozenset(buttons) - self._held_down
+        self._held_down = frozenset(buttons)
 
     @property
     def _moving(self) -> bool:
-        held = self._buttons or self._touched
-        return bool(held) or self._stick != REST or self._pushed != REST
+        return self._now() != (REST, frozenset()) or self._pushed != REST or bool(self._touched)
 
     def _start(self, session: Session, picture: Picture) -> Branch:
         session.observe(picture)
@@ -147,10 +142,14 @@ class ActionWalk(Walk):
         super()._go_to(branch)
         self._pushed, self._touched = REST, frozenset()
 
+    def _now(self) -> tuple[Stick, frozenset[int]]:
+        """What is held, unless its page went to sleep."""
+        if self._held_down and time.monotonic() - self._pressed > STICKS_EXPIRE:
+            self._held_down = frozenset()
+        return self._held(), self._held_down
+
     def _advance(self, here: Branch, seconds: float) -> None:
-        if self._buttons and time.monotonic() - self._pressed > STICKS_EXPIRE:
-            self._buttons = frozenset()
-        stick, held = self._held(), self._buttons
+        stick, held = self._now()
         pushed, self._pushed = self._pushed, REST
         touched, self._touched = self._touched, frozenset()
         if stick == REST:

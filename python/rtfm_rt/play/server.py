@@ -29,7 +29,7 @@ from rtfm_rt.play.actions import ActionWalk
 from rtfm_rt.play.guard import Guard
 from rtfm_rt.play.poses import PoseWalk
 from rtfm_rt.play.visitor import Visitor
-from rtfm_rt.play.walk import BRANCHES, Picture
+from rtfm_rt.play.walk import BRANCHES, Picture, Walk
 from rtfm_rt.play.worlds import Worlds
 
 VISITORS = 4
@@ -137,9 +137,9 @@ class Arcade:
             await socket.send_text(json.dumps({"error": text}))
             await socket.close(1013)
             return
-        kind = ActionWalk if self.model.manifest.get("actions") else PoseWalk
+        kind: type[Walk] = ActionWalk if self.model.manifest.get("actions") else PoseWalk
         walk = kind(self.model, next(iter(self.choices.values())), self.options)
-        hello = {**self._hello(), **({"buttons": walk.buttons} if kind is ActionWalk else {})}
+        hello = {**self._hello(), "buttons": walk.buttons}
         visitor = Visitor(walk, self.worlds, self.choices, socket, hello)
         self.visitors[visitor.name] = visitor
         try:

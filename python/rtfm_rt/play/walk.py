@@ -59,6 +59,9 @@ class Walk:
     """
 
     rate = 30.0  # frames a second at most
+    buttons: list[tuple[str, str | None]] | None = (
+        None  # of walks by actions: label and key of each
+    )
 
     def __init__(self, model: Model, picture: Picture, options: dict[str, Any]) -> None:
         self._model, self._options = model, options

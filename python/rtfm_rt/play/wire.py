@@ -17,8 +17,8 @@ Page to server: JSON text of at most 4 KiB, an object with one of the keys
 
 Server to page: JSON text or binary frames. A frame comes when there is something new to see, and
 never more than `CREDIT` of them are ahead of the last "ack". Text is an object with
-    "hello": id, and more                   once: what there is, for the buttons; of models that go
-                                            by actions "buttons": [[label, key or null], ...]
+    "hello": id, and more                   once: what there is, for the buttons; "buttons":
+                                            [[label, key or null], ...] of models that go by actions
     "here": "B", "branches": [[name, parent or null], ...]    before a frame, when they changed
     "saved": name, "frames": number         when the world is on the disk
     "loaded": name, "frames": number        when the walk goes on in it
