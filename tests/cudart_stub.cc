@@ -117,7 +117,7 @@ int open_device(int major, int minor, int sms, Launch launch) {
 }
 
 int run_attention(const void* q, const void* context, void* y, int64_t y_stride, int64_t slots,
-                  int64_t tokens, int64_t heads, int64_t dim) {
+                  int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim) {
   const rtfm::AttentionArgs a{.q = q,
                               .context = context,
                               .y = y,
@@ -125,7 +125,7 @@ int run_attention(const void* q, const void* context, void* y, int64_t y_stride,
                               .slots = slots,
                               .tokens = tokens,
                               .heads = heads,
-                              .kv_heads = heads,
+                              .kv_heads = kv_heads,
                               .dim = dim};
   return ops->attention(a, reserve(ops->attention_workspace(a)), nullptr);
 }

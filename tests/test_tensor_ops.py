@@ -179,18 +179,19 @@ def error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
-# slots, tokens, heads, dim
+# slots, tokens, heads, heads of keys, dim
 @pytest.mark.parametrize(
     "case",
-    [(1, 1, 1, 8), (2, 64, 1, 64), (3, 128, 1, 64), (2, 192, 1, 128), (1, 33, 2, 256)],
+    [(1, 1, 1, 1, 8), (2, 64, 1, 1, 64), (3, 128, 1, 1, 64), (2, 192, 1, 1, 128),
+     (1, 33, 2, 2, 256), (2, 33, 4, 2, 40), (2, 128, 4, 1, 64)],
     ids=str,
-)
+)  # fmt: skip
 def test_attention(device, rng, case):
-    slots, tokens, heads, dim = case
+    slots, tokens, heads, kv_heads, dim = case
     q = np.zeros((heads, up(tokens, 128), dim), np.float16)
-    context = np.zeros((slots, 2, heads, up(tokens, 64), dim), np.float16)
+    context = np.zeros((slots, 2, kv_heads, up(tokens, 64), dim), np.float16)
     q[:, :tokens] = rng.normal(size=(heads, tokens, dim)) / math.sqrt(dim)
-    context[:, :, :, :tokens] = rng.normal(size=(slots, 2, heads, tokens, dim))
+    context[:, :, :, :tokens] = rng.normal(size=(slots, 2, kv_heads, tokens, dim))
     y = Tensor(np.full((tokens, up(heads * dim, 64)), np.nan, np.float16))
     call = "run_attention", Tensor(q), Tensor(context), y, y.shape[1], *case
     device(*call)
@@ -199,6 +200,7 @@ def test_attention(device, rng, case):
     assert np.array_equal(got, y.array, equal_nan=True)
 
     q, context = q.astype(float)[:, :tokens], context.astype(float)[:, :, :, :tokens]
+    context = context.repeat(heads // kv_heads, 2)
     k, v = (context[:, i].transpose(1, 0, 2, 3).reshape(heads, -1, dim) for i in (0, 1))
     weights = np.exp2(q @ k.transpose(0, 2, 1))
     want = weights @ v / weights.sum(-1, keepdims=True)
@@ -212,11 +214,11 @@ def test_attention_uses_the_chip(device):
         np.zeros((9, 2, 1, 128, 64), np.float16),
     )
     y = Tensor(np.zeros((128, 64), np.float16))
-    ((name, grid),) = device("run_attention", q, Tensor(context), y, 64, 9, 128, 1, 64)
+    ((name, grid),) = device("run_attention", q, Tensor(context), y, 64, 9, 128, 1, 1, 64)
     assert name.startswith(("attention_even", "attention_tma")) and grid[2] > 1
 
 
-@pytest.mark.parametrize("epilogue", [0, 1, 2], ids=["store", "gelu", "gated"])
+@pytest.mark.parametrize("epilogue", ["store", "gelu", "gated", "ungated", "silu"])
 @pytest.mark.parametrize("case", [(3, 5, 70), (65, 70, 1500)], ids=str)
 @pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
 def test_matmul(device, rng, case, epilogue, fp8):
@@ -233,11 +235,14 @@ def test_matmul(device, rng, case, epilogue, fp8):
         operands = Tensor(x.astype(np.float16)), Tensor(w.astype(np.float16))
         x, w = (t.array.astype(float) for t in operands)
     bias, gate = (rng.normal(size=n).astype(np.float32) for _ in range(2))
-    start = rng.normal(size=(rows, up(n, 64))).astype(np.float16 if epilogue == 1 else np.float32)
+    number = {"store": 0, "gelu": 1, "gated": 2, "ungated": 2, "silu": 4}[epilogue]
+    stored = epilogue in ("gelu", "silu")  # as operands
+    start = rng.normal(size=(rows, up(n, 64))).astype(np.float16 if stored else np.float32)
     y = Tensor(start)
     scales = (Tensor(x_scale), Tensor(w_scale)) if fp8 else (None, None)
-    numbers = operands[0].shape[1], y.shape[1], rows, n, k, epilogue
-    call = "run_matmul", *operands, Tensor(bias), Tensor(gate), y, *numbers, *scales
+    numbers = operands[0].shape[1], y.shape[1], rows, n, k, number
+    gates = None if epilogue == "ungated" else Tensor(gate)
+    call = "run_matmul", *operands, Tensor(bias), gates, y, *numbers, *scales
     if fp8 and device.capability == (8, 0):
         device(*call, refusal=NOT_SUPPORTED)
         return
@@ -249,11 +254,13 @@ def test_matmul(device, rng, case, epilogue, fp8):
     assert np.array_equal(got, y.array[:, :n])
 
     want = (x[:rows] @ w[:n].T) * np.outer(x_scale, w_scale) + bias
-    if epilogue == 1:
+    if epilogue == "gelu":
         want = 0.5 * want * (1 + np.tanh(np.sqrt(2 / np.pi) * (want + 0.044715 * want**3)))
-    if epilogue == 2:
-        want = start[:, :n] + gate * want
-    assert error(got, want) < (5e-4 if epilogue == 1 else 2e-6)
+    if epilogue == "silu":
+        want = want / (1 + np.exp(-want))
+    if number == 2:
+        want = start[:, :n] + (gate if gates else 1) * want
+    assert error(got, want) < (5e-4 if stored else 2e-6)
 
 
 def test_quantize(device, rng):

@@ -69,14 +69,15 @@ def error(got: np.ndarray, want: np.ndarray) -> float:
 # ---- Attention.
 
 
-def attend(kernels, rng, kind, slots, tokens, heads, dim, splits, bm, bn, dtype="float32", far=1.0):
+def attend(kernels, rng, kind, slots, tokens, heads, dim, splits, bm, bn, dtype="float32", far=1.0,
+           group=1):  # fmt: skip
     """What the kernel makes of random operands, and what float64 does. All padding is poisoned."""
     depth = max(32, 1 << (dim - 1).bit_length())
     rows, keys = up(tokens, 128), up(tokens, 64)
     q = np.full((heads, rows, dim), 1e4, dtype)
     q[:, :tokens] = rng.normal(size=(heads, tokens, dim)) * far
-    context = np.full((slots, 2, heads, keys, dim), 1e4, dtype)
-    context[:, :, :, :tokens] = rng.normal(size=(slots, 2, heads, tokens, dim))
+    context = np.full((slots, 2, heads // group, keys, dim), 1e4, dtype)
+    context[:, :, :, :tokens] = rng.normal(size=(slots, 2, heads // group, tokens, dim))
     stride = up(heads * dim, 16) + 16
     y = Tensor(np.full((tokens, stride), NAN, dtype))
     grid = (math.ceil(tokens / bm), heads, splits)
@@ -84,7 +85,7 @@ def attend(kernels, rng, kind, slots, tokens, heads, dim, splits, bm, bn, dtype=
     lse = Tensor(np.full((splits, heads, grid[0], bm), NAN, np.float32))
     counters = Tensor(np.zeros((heads, grid[0]), np.int32))
     sizes = dict(D=depth, BM=bm, BN=bn)
-    rest = y, partial, lse, counters, slots, tokens, dim, stride
+    rest = y, partial, lse, counters, slots, tokens, dim, stride, group
     if kind == "tma":
         maps = descriptor(Tensor(q), (bm, depth)), descriptor(Tensor(context), (bn, depth))
         kernels.attention_tma[grid](*maps, *rest, **sizes)
@@ -94,6 +95,7 @@ def attend(kernels, rng, kind, slots, tokens, heads, dim, splits, bm, bn, dtype=
     assert np.isnan(y.array[:, heads * dim :]).all()
 
     q, context = q.astype(np.float64)[:, :tokens], context.astype(np.float64)[:, :, :, :tokens]
+    context = context.repeat(group, 2)
     k, v = (context[:, i].transpose(1, 0, 2, 3).reshape(heads, -1, dim) for i in (0, 1))
     scores = q @ k.transpose(0, 2, 1)
     weights = np.exp2(scores - scores.max(-1, keepdims=True))
@@ -136,6 +138,14 @@ def test_attention_without_masks(kernels, rng, kind, slots, tokens, bn, splits):
     assert splits == 1 or np.isneginf(lse).sum() == empty * lse[0].size
 
 
+@pytest.mark.parametrize("kind", ["any", "even", "tma"])
+@pytest.mark.parametrize("heads, group", [(4, 2), (6, 3), (3, 3)])
+def test_heads_share_keys(kernels, rng, kind, heads, group):
+    sizes = (3, 64, heads, 64, 2)
+    got, want, _ = attend(kernels, rng, kind, *sizes, bm=64, bn=64, group=group)
+    assert error(got, want) < TOLERANCE["float32"]
+
+
 @pytest.mark.parametrize("kind", ["any", "tma"])
 def test_attention_to_one_key(kernels, rng, kind):
     """Scores in the thousands: the maximum keeps every exponential finite."""
@@ -145,8 +155,17 @@ def test_attention_to_one_key(kernels, rng, kind):
 
 # ---- Matmul.
 
+STORE, GELU, GATED, GELU_ERF, SILU = range(5)
+EPILOGUES = {"store": STORE, "gelu": GELU, "gated": GATED, "gelu_erf": GELU_ERF, "silu": SILU}
+OPERANDS = {
+    GELU: lambda r: 0.5 * r * (1 + np.tanh(np.sqrt(2 / np.pi) * (r + 0.044715 * r**3))),
+    GELU_ERF: lambda r: 0.5 * r * (1 + np.vectorize(math.erf)(r / math.sqrt(2))),
+    SILU: lambda r: r / (1 + np.exp(-r)),
+}
 
-def multiply(kernels, rng, tma, rows, n, k, tile, epilogue, splits, bias, fp8=False, depth=64):
+
+def multiply(kernels, rng, tma, rows, n, k, tile, epilogue, splits, bias, fp8=False, depth=64,
+             gate=True):  # fmt: skip
     """As `attend`; splits twice over the same counters, which must be left as they were found."""
     bm, bn = tile
     pad = 128 if fp8 else 64
@@ -180,24 +199,23 @@ def multiply(kernels, rng, tma, rows, n, k, tile, epilogue, splits, bias, fp8=Fa
     for _ in range(1 if splits == 1 else 2):
         y.array[...] = start
         rest = [y, copy, *map(Tensor, vectors), *map(Tensor, scales), partial, counters]
-        numbers = rows, n, k, *strides, int(bias), epilogue
+        numbers = rows, n, k, *strides, int(bias), int(gate), epilogue
         kernel = kernels.matmul_tma if tma else kernels.matmul
         kernel[(tiles, splits)](*operands, *rest, *numbers, **sizes)
         assert not counters.array.any()
-        got.append((copy if epilogue == 1 else y).array.copy())
+        got.append((copy if epilogue in OPERANDS else y).array.copy())
     assert got[0].tobytes() == got[-1].tobytes()
 
     want = (x[:rows].astype(np.float64) @ w[:n].T.astype(np.float64)) * np.outer(*scales)
     want += vectors[0] if bias else 0
-    if epilogue == 1:
-        inner = np.sqrt(2 / np.pi) * (want + 0.044715 * want**3)
-        want = 0.5 * want * (1 + np.tanh(inner))
-    if epilogue == 2:
-        want = start[:, :n] + vectors[1] * want
-    rest = got[0][:, n:]
-    padding = {0: np.zeros, 1: np.zeros, 2: lambda shape: start[:, n : n + shape[1]]}[epilogue]
-    assert np.array_equal(rest[:, : up(n, 16) - n], padding((rows, up(n, 16) - n)))
-    untouched = np.isnan(rest[:, -16:]) if epilogue == 1 else rest[:, -16:] == start[:, -16:]
+    if epilogue in OPERANDS:
+        want = OPERANDS[epilogue](want)
+    if epilogue == GATED:
+        want = start[:, :n] + (vectors[1] if gate else 1) * want
+    rest, end = got[0][:, n:], up(n, 16)
+    padding = start[:, n:end] if epilogue == GATED else np.zeros((rows, end - n))
+    assert np.array_equal(rest[:, : end - n], padding)
+    untouched = np.isnan(rest[:, -16:]) if epilogue in OPERANDS else rest[:, -16:] == start[:, -16:]
     assert untouched.all()
     return got[0][:, :n], want
 
@@ -213,12 +231,33 @@ MATMULS = [
 
 
 @pytest.mark.parametrize("tma", [False, True], ids=["pointers", "tma"])
-@pytest.mark.parametrize("epilogue", [0, 1, 2], ids=["store", "gelu", "gated"])
+@pytest.mark.parametrize("epilogue", EPILOGUES.values(), ids=EPILOGUES)
 @pytest.mark.parametrize("case", MATMULS, ids=str)
 def test_matmul(kernels, rng, tma, epilogue, case):
     for splits, bias in (1, True), (3, False):
-        got, want = multiply(kernels, rng, tma, *case, epilogue, splits, bias)
-        assert error(got, want) < (5e-4 if epilogue == 1 else 3e-6)  # gelu is stored in float16
+        got, want = multiply(kernels, rng, tma, *case, epilogue, splits, bias, gate=bias)
+        # operands are stored in float16
+        assert error(got, want) < (5e-4 if epilogue in OPERANDS else 3e-6)
+
+
+@pytest.mark.parametrize("epilogue", OPERANDS)
+def test_activations(kernels, epilogue):
+    """Near what they are everywhere; far out they are r or nothing."""
+    r = np.concatenate([np.linspace(-12, 12, 4800), [-3e38, -1e20, -100, 100, 6e4]])
+    x = np.zeros((128, 64), np.float32)
+    w = np.zeros((up(r.size, 128), 64), np.float32)
+    x[0, 0], w[: r.size, 0] = 1, r
+    n, y = r.size, Tensor(np.zeros((1, up(r.size, 16)), np.float32))
+    none = Tensor(np.zeros(1, np.float32)), Tensor(np.zeros(1, np.int32))
+    vectors = (Tensor(np.zeros(n, np.float32)),) * 4
+    numbers = 1, n, 1, 64, 64, y.array.shape[1], 0, 0, epilogue
+    sizes = dict(BM=64, BN=64, BK=64, SCALED=False)
+    grid = (math.ceil(n / 64), 1)
+    kernels.matmul[grid](Tensor(x), Tensor(w), y, y, *vectors, *none, *numbers, **sizes)
+    with np.errstate(over="ignore"):
+        want = OPERANDS[epilogue](np.maximum(r, -1e3))
+    assert np.abs(y.array[0, :n] - want).max() < 2.7e-5
+    assert np.array_equal(y.array[0, n - 5 : n], np.float32([0, 0, 0, 100, 6e4]))
 
 
 @pytest.mark.parametrize("tma", [False, True], ids=["pointers", "tma"])
@@ -229,12 +268,12 @@ def test_matmul_with_an_empty_split(kernels, rng, tma, splits):
 
 
 @pytest.mark.parametrize("tma", [False, True], ids=["pointers", "tma"])
-@pytest.mark.parametrize("epilogue", [0, 1, 2], ids=["store", "gelu", "gated"])
+@pytest.mark.parametrize("epilogue", EPILOGUES.values(), ids=EPILOGUES)
 @pytest.mark.parametrize("case", [MATMULS[1], MATMULS[4]], ids=str)
 def test_matmul_in_e4m3(kernels, rng, tma, epilogue, case):
     """The codes' products are exact in float32; what is left is the order of the sum."""
     got, want = multiply(kernels, rng, tma, *case, epilogue, 2, True, fp8=True)
-    assert error(got, want) < (5e-4 if epilogue == 1 else 3e-6)
+    assert error(got, want) < (5e-4 if epilogue in OPERANDS else 3e-6)
 
 
 @pytest.mark.parametrize("rows, cols", [(1, 3), (5, 128), (3, 1000), (2, 2500)])

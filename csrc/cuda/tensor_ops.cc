@@ -186,7 +186,7 @@ cudaError_t TensorOps::attention(const AttentionArgs& a, void* workspace,
   const Cubin& c = k.about;
   const int splits = loaded_->attention_splits(a);
   const int64_t queries = a.heads * padded_queries(a.tokens);
-  const int64_t keys = a.slots * 2 * a.heads * padded_keys(a.tokens);
+  const int64_t keys = a.slots * 2 * a.kv_heads * padded_keys(a.tokens);
   const int32_t dim = int32_t(a.dim);
   Matrix q{a.q, int32_t(queries), dim, a.dim};
   Matrix context{a.context, int32_t(keys), dim, a.dim};
@@ -198,6 +198,7 @@ cudaError_t TensorOps::attention(const AttentionArgs& a, void* workspace,
   const int64_t rows = round_up(a.tokens, c.rows) * a.heads;
   char* lse = splits == 1 ? nullptr : partial + splits * rows * c.depth * 4;
   const int32_t slots = int32_t(a.slots), tokens = int32_t(a.tokens), stride = int32_t(a.y_stride);
+  const int32_t group = int32_t(a.heads / a.kv_heads);
   return Arguments()
       .add(q)
       .add(context)
@@ -209,6 +210,7 @@ cudaError_t TensorOps::attention(const AttentionArgs& a, void* workspace,
       .add(tokens)
       .add(dim)
       .add(stride)
+      .add(group)
       .launch(k, {tiles_of(a.tokens, c.rows), unsigned(a.heads), unsigned(splits)}, stream);
 }
 
@@ -261,6 +263,7 @@ cudaError_t TensorOps::Loaded::matmul(Kind kind, const MatmulArgs& a, const Fp8S
   void* partial = plan.splits == 1 ? nullptr : static_cast<char*>(workspace) + kPartials;
   const int32_t x_stride = int32_t(a.x_stride), w_stride = int32_t(w_row);
   const int32_t y_stride = int32_t(a.y_stride), has_bias = a.bias != nullptr;
+  const int32_t has_gate = a.gate != nullptr;
   const int32_t epilogue = int32_t(a.epilogue);  // numbered as the kernel has them
   const unsigned tiles = tiles_of(a.rows, c.rows) * tiles_of(a.n, c.cols);
   return Arguments()
@@ -281,12 +284,14 @@ cudaError_t TensorOps::Loaded::matmul(Kind kind, const MatmulArgs& a, const Fp8S
       .add(w_stride)
       .add(y_stride)
       .add(has_bias)
+      .add(has_gate)
       .add(epilogue)
       .launch(*kernel, {tiles, unsigned(plan.splits)}, stream);
 }
 
 static_assert(int(Epilogue::store) == 0 && int(Epilogue::gelu) == 1 &&
-              int(Epilogue::gated_residual) == 2);
+              int(Epilogue::gated_residual) == 2 && int(Epilogue::gelu_erf) == 3 &&
+              int(Epilogue::silu) == 4);
 
 cudaError_t TensorOps::matmul(const MatmulArgs& a, void* workspace, cudaStream_t stream) const {
   return loaded_->matmul(Kind::matmul_bf16, a, {}, workspace, stream);

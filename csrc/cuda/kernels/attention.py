@@ -2,8 +2,10 @@
 """Attention over context slots, in Triton: y = softmax(q · kᵀ) · v in powers of two, head by head.
 
 q        [heads, rows, dim]           rows = tokens padded to ROW_PAD; scaled by log2(e)/sqrt(dim)
-context  [slots][k, v][heads, keys, dim]   keys = tokens padded to KEY_PAD, one slot after another
+context  [slots][k, v][heads / group, keys, dim]   keys = tokens padded to KEY_PAD, slot after slot
 y        [tokens, heads * dim]        rows y_stride apart
+
+`group` consecutive heads of queries share one of keys and values.
 
 Grid: (tiles of BM rows, heads, splits). A split takes an equal run of the key tiles of all slots; a
 tile never crosses a slot. Several splits leave what they have, normalized, in partial
@@ -38,9 +40,9 @@ def _tile_range(slots, tiles):
 
 
 @triton.jit
-def _key_row(i, tiles, tokens, BN: tl.constexpr):
-    """The row of [slots * 2 * heads * tokens, dim] where the keys of tile i of this head begin."""
-    return (2 * (i // tiles) * tl.num_programs(1) + tl.program_id(1)) * tokens + (i % tiles) * BN
+def _key_row(i, tiles, tokens, head, heads, BN: tl.constexpr):
+    """The row of [slots * 2 * heads * tokens, dim] where the keys of tile i of a head begin."""
+    return (2 * (i // tiles) * heads + head) * tokens + (i % tiles) * BN
 
 
 @triton.jit
@@ -92,18 +94,18 @@ def _finish(acc, m, total, y, partial, lse, counters, tokens, dim, y_stride,
 
 
 @triton.jit
-def attention(q, context, y, partial, lse, counters, slots, tokens, dim, y_stride,
+def attention(q, context, y, partial, lse, counters, slots, tokens, dim, y_stride, group,
               D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
     """Through pointers, for every GPU. EVEN: tokens are a multiple of BN and dim is D: no masks."""
-    head = tl.program_id(1)
-    heads = tl.num_programs(1)
+    head = tl.program_id(1) // group  # of keys and values
+    heads = tl.num_programs(1) // group
     dim = D if EVEN else dim
     keys = tl.cdiv(tokens, KEY_PAD) * KEY_PAD
     rows = tl.cdiv(tokens, ROW_PAD) * ROW_PAD
     d = tl.arange(0, D)
     cols = tl.arange(0, BN)
 
-    row = head * rows + tl.program_id(0) * BM + tl.arange(0, BM)
+    row = tl.program_id(1) * rows + tl.program_id(0) * BM + tl.arange(0, BM)
     q_at = q + row.to(tl.int64)[:, None] * dim + d[None, :]
     queries = tl.load(q_at) if EVEN else tl.load(q_at, mask=(d < dim)[None, :], other=0.0)
 
@@ -134,7 +136,7 @@ def attention(q, context, y, partial, lse, counters, slots, tokens, dim, y_strid
 
 
 @triton.jit
-def attention_tma(q, context, y, partial, lse, counters, slots, tokens, dim, y_stride,
+def attention_tma(q, context, y, partial, lse, counters, slots, tokens, dim, y_stride, group,
                   D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Through tensor maps, for tokens a multiple of BN and of KEY_PAD, and dim D.
 
@@ -142,9 +144,11 @@ def attention_tma(q, context, y, partial, lse, counters, slots, tokens, dim, y_s
     come before the softmax of this one: two independent runs of instructions, which the assembler
     interleaves, so that the tensor cores work under the exponentials.
     """
-    head = tl.program_id(1)
-    to_v = tl.num_programs(1) * tokens
-    queries = q.load([head * tl.cdiv(tokens, ROW_PAD) * ROW_PAD + tl.program_id(0) * BM, 0])
+    head = tl.program_id(1) // group  # of keys and values
+    heads = tl.num_programs(1) // group
+    to_v = heads * tokens
+    rows = tl.cdiv(tokens, ROW_PAD) * ROW_PAD
+    queries = q.load([tl.program_id(1) * rows + tl.program_id(0) * BM, 0])
 
     m = tl.full([BM], -float("inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
@@ -152,10 +156,10 @@ def attention_tma(q, context, y, partial, lse, counters, slots, tokens, dim, y_s
     tiles = tokens // BN
     first, end = _tile_range(slots, tiles)
     if first < end:
-        row = _key_row(first, tiles, tokens, BN)
+        row = _key_row(first, tiles, tokens, head, heads, BN)
         s = tl.dot(queries, context.load([row, 0]).T)
         for i in tl.range(first + 1, end):
-            next_row = _key_row(i, tiles, tokens, BN)
+            next_row = _key_row(i, tiles, tokens, head, heads, BN)
             next_s = tl.dot(queries, context.load([next_row, 0]).T)
             p, m, total, acc = _rescale(s, m, total, acc)
             acc = tl.dot(p.to(context.dtype), context.load([row + to_v, 0]), acc)

@@ -3,7 +3,9 @@
 
 x [rows, k], w [n, k], bias and gate [n] f32; in e4m3 a row of x stands for x_scale[row] times it,
 a row of w for w_scale[col] times it. Epilogues, by number as in csrc/backend.h:
-STORE y = r, GELU y = gelu_tanh(r) as operand, GATED y += gate * r.
+STORE y = r, GATED y += gate * r (without a gate: of ones), and GELU, GELU_ERF and SILU, whose y is
+an operand. Those are r * sigmoid(u) of an odd polynomial u: exactly so for GELU (in tanh) and SILU,
+within 2.6e-5 for GELU_ERF.
 
 Grid: (row tiles * column tiles, splits of k). Column tiles vary slowest, so that w is read once.
 Several splits leave f32 tiles in partial [splits, tiles, BM, BN]; the last to arrive at counters
@@ -14,13 +16,28 @@ counter to the zero it found. y and y_operand are one address in two types.
 import triton
 import triton.language as tl
 
+STORE = tl.constexpr(0)
 GELU = tl.constexpr(1)
 GATED = tl.constexpr(2)
+GELU_ERF = tl.constexpr(3)
+SILU = tl.constexpr(4)
+
+
+@triton.jit
+def _gate(r, activation):
+    """r * sigmoid(u), u = r * (a + b r² + c r⁴). Beyond r² = 64 it is r or nothing."""
+    a = tl.where(activation == GELU, 1.5957691216057308, 1.0)  # 2 * sqrt(2 / pi)
+    b = tl.where(activation == GELU, 0.0713548162726, 0.0)
+    a = tl.where(activation == GELU_ERF, 1.59501517, a)
+    b = tl.where(activation == GELU_ERF, 0.0740119928, b)
+    c = tl.where(activation == GELU_ERF, -0.000703185763, 0.0)
+    square = tl.minimum(r * r, 64.0)
+    return r / (1.0 + tl.exp(-r * (a + square * (b + square * c))))
 
 
 @triton.jit
 def _epilogue(acc, row, col, y, y_operand, bias, gate, x_scale, w_scale, rows, n, y_stride,
-              has_bias, epilogue, SCALED: tl.constexpr):  # fmt: skip
+              has_bias, has_gate, epilogue, SCALED: tl.constexpr):  # fmt: skip
     """Writes the tile. Columns from n to a multiple of 16 get zero: w has zeros there."""
     if SCALED:
         acc *= tl.load(x_scale + row, mask=row < rows, other=0.0)[:, None]
@@ -28,20 +45,19 @@ def _epilogue(acc, row, col, y, y_operand, bias, gate, x_scale, w_scale, rows, n
     acc += tl.load(bias + col, mask=(col < n) & (has_bias != 0), other=0.0)[None, :]
     at = row.to(tl.int64)[:, None] * y_stride + col[None, :]
     mask = (row < rows)[:, None] & (col // 16 < tl.cdiv(n, 16))[None, :]
-    if epilogue == GELU:  # 2 * sqrt(2 / pi) * (r + 0.044715 r³), through the logistic function
-        u = acc * (1.5957691216057308 + 0.0713548162726 * acc * acc)
-        acc = acc / (1.0 + tl.exp(-u))
+    if (epilogue != STORE) & (epilogue != GATED):
+        acc = _gate(acc, epilogue)
         tl.store(y_operand + at, acc.to(y_operand.dtype.element_ty), mask=mask)
     else:
         if epilogue == GATED:
-            scale = tl.load(gate + col, mask=col < n, other=0.0)[None, :]
+            scale = tl.load(gate + col, mask=(col < n) & (has_gate != 0), other=1.0)[None, :]
             acc = tl.load(y + at, mask=mask, other=0.0) + scale * acc
         tl.store(y + at, acc, mask=mask)
 
 
 @triton.jit
 def _finish(acc, row_tile, col_tile, y, y_operand, bias, gate, x_scale, w_scale, partial, counters,
-            rows, n, y_stride, has_bias, epilogue,
+            rows, n, y_stride, has_bias, has_gate, epilogue,
             BM: tl.constexpr, BN: tl.constexpr, SCALED: tl.constexpr):  # fmt: skip
     splits = tl.num_programs(1)
     tile = tl.program_id(0)
@@ -62,7 +78,7 @@ def _finish(acc, row_tile, col_tile, y, y_operand, bias, gate, x_scale, w_scale,
         row = row_tile * BM + tl.arange(0, BM)
         col = col_tile * BN + tl.arange(0, BN)
         _epilogue(acc, row, col, y, y_operand, bias, gate, x_scale, w_scale, rows, n, y_stride,
-                  has_bias, epilogue, SCALED)  # fmt: skip
+                  has_bias, has_gate, epilogue, SCALED)  # fmt: skip
 
 
 @triton.jit
@@ -78,7 +94,7 @@ def _place(rows, k, BM: tl.constexpr, BK: tl.constexpr):
 
 @triton.jit
 def matmul(x, w, y, y_operand, bias, gate, x_scale, w_scale, partial, counters,
-           rows, n, k, x_stride, w_stride, y_stride, has_bias, epilogue,
+           rows, n, k, x_stride, w_stride, y_stride, has_bias, has_gate, epilogue,
            BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SCALED: tl.constexpr):  # fmt: skip
     """Through pointers, for every GPU: reads rows, and k up to BK, beyond the ends (all padded)."""
     row_tile, col_tile, first, end = _place(rows, k, BM, BK)
@@ -93,12 +109,12 @@ def matmul(x, w, y, y_operand, bias, gate, x_scale, w_scale, partial, counters,
         x_at += BK
         w_at += BK
     _finish(acc, row_tile, col_tile, y, y_operand, bias, gate, x_scale, w_scale, partial, counters,
-            rows, n, y_stride, has_bias, epilogue, BM, BN, SCALED)  # fmt: skip
+            rows, n, y_stride, has_bias, has_gate, epilogue, BM, BN, SCALED)  # fmt: skip
 
 
 @triton.jit
 def matmul_tma(x, w, y, y_operand, bias, gate, x_scale, w_scale, partial, counters,
-               rows, n, k, x_stride, w_stride, y_stride, has_bias, epilogue,
+               rows, n, k, x_stride, w_stride, y_stride, has_bias, has_gate, epilogue,
                BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
                SCALED: tl.constexpr):  # fmt: skip
     """Through tensor maps of [rows, k] and [n, k], which give zeros outside."""
@@ -112,7 +128,7 @@ def matmul_tma(x, w, y, y_operand, bias, gate, x_scale, w_scale, partial, counte
         else:
             acc = tl.dot(left, right, acc)
     _finish(acc, row_tile, col_tile, y, y_operand, bias, gate, x_scale, w_scale, partial, counters,
-            rows, n, y_stride, has_bias, epilogue, BM, BN, SCALED)  # fmt: skip
+            rows, n, y_stride, has_bias, has_gate, epilogue, BM, BN, SCALED)  # fmt: skip
 
 
 @triton.jit
