@@ -81,7 +81,7 @@ def frames(device: str, rooms: int) -> dict[str, Any]:
             for image, pose in zip(images[:PICTURES], poses, strict=False):
                 branch.observe(image, pose)
             for pose in poses[PICTURES:][:VIEWS]:
-                made[precision].append(branch.imagine(pose)["pixels"])
+                made[precision].append(branch.imagine(pose)["images"][-1])
     truth = data.images[:rooms, PICTURES:][:, :VIEWS].reshape(-1, *data.images.shape[2:])
     wide, narrow = made.values()
     between = [heldout.psnr(a, b) for a, b in zip(narrow, wide, strict=True)]

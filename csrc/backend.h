@@ -282,10 +282,6 @@ class Backend {
     return operand_dtype();
   }  // or e4m3, i8: a scale for each row
   virtual int threads() const = 0;  // host threads that compute; 1 on a GPU
-  // Whether it has what frame_dit needs only: rms norm, the first three epilogues, as many heads of
-  // keys as of queries, and none of the ops that refuse below.
-  virtual bool only_frame_dit() const { return false; }
-
   // Memory, zero-filled, aligned for every op. Kernels rely on the zeros of the padding. These two
   // may be called from any thread.
   virtual void* allocate(int64_t bytes) = 0;
@@ -321,13 +317,12 @@ class Backend {
   virtual void patchify(const PatchifyArgs&) = 0;
   virtual void unpatchify(const UnpatchifyArgs&) = 0;
 
-  // Of single families, so not on every device. Kernels of convolutions are operands.
+  // Of single families. Kernels of convolutions are operands.
   virtual int64_t kernel_bytes(int64_t, int64_t) const { refuse("convolution"); }
   virtual void pack_kernel(const float*, int64_t, int64_t, void*) { refuse("convolution"); }
   virtual void convolution(const ConvolutionArgs&) { refuse("convolution"); }
   virtual void page_load(const PageCopyArgs&) { refuse("page_load"); }
   virtual void page_store(const PageCopyArgs&) { refuse("page_store"); }
-  // Of single families, so not on every device:
   virtual void ray_patches(const RayPatchesArgs&) { refuse("ray_patches"); }
   virtual void time_attention(const TimeAttentionArgs&) { refuse("time_attention"); }
   virtual void condition(const ConditionArgs&) { refuse("condition"); }

@@ -13,18 +13,34 @@ Engine::Engine(std::shared_ptr<const Model> model, int context, int threads)
       backend_(model_->make_session_backend(threads)),
       passes_(model_->network().make_passes(backend_, context)),
       context_(context),
-      writings_(model_->manifest().samplers.size() * size_t(context + 1)) {
-  if (backend_->records()) warm_up();
+      writings_(model_->manifest().samplers.size() * size_t(context + 1)),
+      readings_(size_t(context + 1)),
+      keepings_(size_t(context + 1)),
+      renewings_(size_t(context + 1)) {
+  if (backend_->records() && passes_->recordable()) warm_up();
+}
+
+template <class F>
+void Engine::launch(std::unique_ptr<Recording>& recording, const F& work) {
+  if (passes_->recordable())
+    backend_->replay(recording, work);
+  else
+    work();
 }
 
 // Everything that frames will launch is recorded before the first one, on an empty page.
 void Engine::warm_up() {
+  const Manifest& m = model_->manifest();
   const Buffer page(backend_, model_->network().page_bytes(*backend_));
   const std::vector<ContextPage> pages(size_t(context_), {page.data(), Mat4{}, 0});
-  for (const auto& [steps, table] : model_->manifest().samplers)
-    for (size_t count = 1; count <= pages.size(); ++count)
-      launch_write({.context = {pages.data(), count}}, steps);
   launch_read({}, page.data());
+  for (size_t count = 0; count <= pages.size(); ++count) {
+    const Shot shot{.context = {pages.data(), count}};
+    for (auto table = m.samplers.begin(); count > 0 && table != m.samplers.end(); ++table)
+      launch_write(shot, table->first);
+    if (m.by_actions()) keep(shot, page.data());
+    if (m.sequence.renew) renew(shot, page.data());
+  }
   finish();
 }
 
@@ -39,13 +55,15 @@ void Engine::encode(const Shot& shot, const uint8_t* images, std::byte* page) {
 }
 
 void Engine::keep(const Shot& shot, std::byte* page) {
+  const int pages = int(shot.context.size());
   passes_->prepare(shot, page, 0);
-  passes_->keep(int(shot.context.size()));
+  launch(keepings_[size_t(pages)], [&] { passes_->keep(pages); });
 }
 
 void Engine::renew(const Shot& shot, std::byte* page) {
+  const int pages = int(shot.context.size());
   passes_->prepare(shot, page, 0);
-  passes_->renew(int(shot.context.size()));
+  launch(renewings_[size_t(pages)], [&] { passes_->renew(pages); });
 }
 
 void Engine::launch_write(const Shot& shot, int steps) {
@@ -53,13 +71,13 @@ void Engine::launch_write(const Shot& shot, int steps) {
   const int64_t table = std::distance(samplers.begin(), samplers.find(steps));
   const int pages = int(shot.context.size());
   passes_->prepare(shot, nullptr, steps);
-  backend_->replay(writings_[size_t(table * (context_ + 1) + pages)],
-                   [&] { passes_->write(pages, steps); });
+  launch(writings_[size_t(table * (context_ + 1) + pages)], [&] { passes_->write(pages, steps); });
 }
 
 void Engine::launch_read(const Shot& shot, std::byte* page) {
+  const int pages = int(shot.context.size());
   passes_->prepare(shot, page, 0);
-  backend_->replay(reading_, [&] { passes_->read(int(shot.context.size())); });
+  launch(readings_[size_t(pages)], [&] { passes_->read(pages); });
 }
 
 Engines::Engines(std::shared_ptr<const Model> model, int context, int threads)

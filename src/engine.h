@@ -39,6 +39,8 @@ class Engine {
 
  private:
   void warm_up();
+  template <class F>
+  void launch(std::unique_ptr<Recording>& recording, const F& work);
   void launch_write(const Shot& shot, int steps);
   void launch_read(const Shot& shot, std::byte* page);
 
@@ -46,8 +48,9 @@ class Engine {
   std::shared_ptr<Backend> backend_;
   std::unique_ptr<Passes> passes_;
   int64_t context_;
-  std::vector<std::unique_ptr<Recording>> writings_;  // [sampler tables, pages]
-  std::unique_ptr<Recording> reading_;
+  using Recordings = std::vector<std::unique_ptr<Recording>>;
+  Recordings writings_;                         // [sampler tables, 1 + context]
+  Recordings readings_, keepings_, renewings_;  // [1 + context]
 };
 
 // The engines of a session and its branches. A branch takes one when it makes its first frame and

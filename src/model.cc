@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/model.h"
 
-#include "src/check.h"
 #include "src/device.h"
 
 namespace rtfm {
@@ -12,24 +11,16 @@ Model::Model(const std::string& path, const std::string& device, const std::stri
   manifest_ = file.manifest;
   manifest_json_ = file.manifest_json;
   parameters_ = file.parameters;
-  const auto load_on_cpu = [&] {  // the best device has no room for it, or lacks its ops
+  try {
+    load(file);
+  } catch (const BackendError&) {  // the best device has no room for it
     if (device != "auto") throw;
     backend_ = make_backend("cpu", precision, 1);
     load(file);
-  };
-  try {
-    load(file);
-  } catch (const BackendError&) {
-    load_on_cpu();
-  } catch (const DeviceError&) {
-    load_on_cpu();
   }
 }
 
 void Model::load(const ModelFile& file) {
-  check<DeviceError>(!backend_->only_frame_dit() || manifest_.family == "frame_dit", "device ",
-                     device(), ": expected a model of the family frame_dit, got ", manifest_.family,
-                     "; other families run on the CPU so far: device='cpu'");
   network_ = file.topology->build(manifest_, Weights{file.weights, backend_});
   backend_->finish();  // sessions read the weights through backends of their own
 }

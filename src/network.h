@@ -33,8 +33,8 @@ struct Shot {  // what differs from frame to frame
   uint64_t seed = 0, frame = 0;      // frame: its id
 };
 
-// The passes of one network over memory of their own. Write and read are functions of the inputs
-// and of what prepare() left, so that a device can record them.
+// The passes of one network over memory of their own. Write and read are functions of the number of
+// pages, of the inputs and of what prepare() left on the device, so that a device can record them.
 class Passes {
  public:
   // frame_bytes: of the images of a frame.
@@ -43,6 +43,9 @@ class Passes {
 
   // On the host, before each pass: uploads the inputs, and what else follows from the shot.
   virtual void prepare(const Shot& shot, std::byte* page, int steps);
+
+  // Whether that is so; if not, what they launch also goes by the shot itself.
+  virtual bool recordable() const { return true; }
 
   virtual void write(int pages, int steps) = 0;  // noise → frame, in image()
   virtual void read(int pages) = 0;              // the frame in image() → the page of the inputs

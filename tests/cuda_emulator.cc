@@ -204,6 +204,15 @@ Status quantized_matmul(Context* c, const MatmulArgs* a) {
   return op(c, &args);
 }
 
+Status page_load(Context* c, const PageCopyArgs* a) {
+  const PageLoad args{*a};
+  return op(c, &args);
+}
+Status page_store(Context* c, const PageCopyArgs* a) {
+  const PageStore args{*a};
+  return op(c, &args);
+}
+
 const Api kTable = {
     .abi = kAbi,
     .device_count = device_count,
@@ -222,6 +231,7 @@ const Api kTable = {
     .release_graph = release_graph,
     .matmul = op<MatmulArgs>,
     .quantized_matmul = quantized_matmul,
+    .epilogue = op<EpilogueArgs>,
     .norm_modulate = op<NormModulateArgs>,
     .qkv_split = op<QkvSplitArgs>,
     .gather = op<GatherArgs>,
@@ -229,6 +239,16 @@ const Api kTable = {
     .sampler = op<SamplerArgs>,
     .patchify = op<PatchifyArgs>,
     .unpatchify = op<UnpatchifyArgs>,
+    .unfold = op<UnfoldArgs>,
+    .page_load = page_load,
+    .page_store = page_store,
+    .ray_patches = op<RayPatchesArgs>,
+    .time_attention = op<TimeAttentionArgs>,
+    .condition = op<ConditionArgs>,
+    .save_frame = op<SaveFrameArgs>,
+    .load_frame = op<LoadFrameArgs>,
+    .group = op<GroupArgs>,
+    .ungroup = op<UngroupArgs>,
 };
 
 }  // namespace

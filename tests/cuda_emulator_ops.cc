@@ -3,49 +3,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <vector>
 
 #include "csrc/cuda/norm_body.h"
 #include "csrc/cuda/pointwise_body.h"
-#include "tests/block_emulator.h"
-#include "tests/cuda_emulator.h"
+#include "tests/cuda_emulator_groups.h"
 
 namespace rtfm::testing {
 
 using namespace rtfm::cuda;
 
 namespace {
-
-// One thread as a whole Group.
-struct Serial {
-  int thread() const { return 0; }
-  int threads() const { return 1; }
-  float shuffle_xor(float v, int) const { return v; }
-  float* shared() const { return nullptr; }
-  void sync() const {}
-};
-
-// A thread of the block emulator whose barriers do nothing.
-struct Unsynced : BlockEmulator::Thread {
-  explicit Unsynced(const BlockEmulator::Thread& thread) : BlockEmulator::Thread(thread) {}
-  void sync() {}
-};
-
-// body(group) for each of `groups` groups of `threads` fibers: body(i, group)
-template <class Body>
-void run_groups(int64_t groups, int threads, const Body& body) {
-  const Blocks blocks = cuda_emulation().blocks;
-  const Order order = blocks == Blocks::ascending    ? Order::ascending
-                      : blocks == Blocks::descending ? Order::descending
-                                                     : Order::random;
-  BlockEmulator block(threads, order);
-  for (int64_t i = 0; i < groups; ++i)
-    block.run([&](BlockEmulator::Thread& thread) {
-      if (blocks != Blocks::unsynced) return body(i, thread);
-      Unsynced unsynced(thread);
-      body(i, unsynced);
-    });
-}
 
 int64_t rows_of(int64_t rows, int64_t cols, int64_t stride, int64_t element) {
   return ((rows - 1) * stride + cols) * element;
@@ -110,16 +79,33 @@ void store(const MatmulArgs& a, int64_t row, int64_t col, float product) {
   const float result = product + (a.bias ? a.bias[col] : 0.f);
   const int64_t at = row * a.y_stride + col;
   float* y = static_cast<float*>(a.y) + at;
-  if (a.epilogue == Epilogue::gelu)
-    static_cast<Half*>(a.y)[at] = to_half(gelu_tanh(result));
-  else
-    *y = a.epilogue == Epilogue::store ? result : *y + a.gate[col] * result;
+  Half* operand = static_cast<Half*>(a.y) + at;
+  switch (a.epilogue) {
+    case Epilogue::gelu:
+      *operand = to_half(gelu_tanh(result));
+      break;
+    case Epilogue::gelu_erf:
+      *operand = to_half(0.5f * result * (1.f + std::erf(0.70710678f * result)));
+      break;
+    case Epilogue::silu:
+      *operand = to_half(result / (1.f + std::exp(-result)));
+      break;
+    case Epilogue::gated_residual:
+      *y += (a.gate ? a.gate[col] : 1.f) * result;
+      break;
+    case Epilogue::store:
+      *y = result;
+      break;
+    default:
+      throw std::logic_error("an epilogue that no kernel has");
+  }
 }
 
 }  // namespace
 
 static std::array<Range, 5> matmul_ranges(const MatmulArgs& a, int64_t weight_bytes) {
-  const int64_t y = a.epilogue == Epilogue::gelu ? 2 : 4;
+  const bool f32 = a.epilogue == Epilogue::store || a.epilogue == Epilogue::gated_residual;
+  const int64_t y = f32 ? 4 : 2;
   return {{{a.x, rows_of(a.rows, a.k, a.x_stride, 2)},
            {a.w, weight_bytes},
            {a.bias, a.bias ? a.n * 4 : 0},
@@ -161,7 +147,7 @@ std::array<Range, 2> ranges(const GatherArgs& a) {
 }
 
 std::array<Range, 3> ranges(const AttentionArgs& a) {
-  const int64_t slot = 2 * a.heads * padded_keys(a.tokens) * a.dim * 2;
+  const int64_t slot = 2 * a.kv_heads * padded_keys(a.tokens) * a.dim * 2;
   return {{{a.q, a.heads * padded_queries(a.tokens) * a.dim * 2},
            {a.context, a.slots * slot},
            {a.y, rows_of(a.tokens, a.heads * a.dim, a.y_stride, 2)}}};
@@ -170,7 +156,7 @@ std::array<Range, 3> ranges(const AttentionArgs& a) {
 std::array<Range, 4> ranges(const SamplerArgs& a) {
   return {{{a.x, rows_of(a.rows, a.cols, a.x_stride, 4)},
            {a.x0, rows_of(a.rows, a.cols, a.x0_stride, 4)},
-           {a.operand, rows_of(a.rows, a.cols, a.operand_stride, 2)},
+           {a.operand, a.operand ? rows_of(a.rows, a.cols, a.operand_stride, 2) : 0},
            {a.inputs, sizeof(StepInputs)}}};
 }
 
@@ -251,9 +237,10 @@ void run(const AttentionArgs& a) {
   float *weights = scratch(3, keys), *y = scratch(4, dim);
   for (int64_t head = 0; head < a.heads; ++head) {
     for (int64_t s = 0; s < a.slots; ++s) {
-      const Half* slot = static_cast<const Half*>(a.context) + s * 2 * a.heads * head_size;
-      widen(slot + head * head_size, a.tokens * dim, k + s * a.tokens * dim);
-      widen(slot + (a.heads + head) * head_size, a.tokens * dim, v + s * a.tokens * dim);
+      const Half* slot = static_cast<const Half*>(a.context) + s * 2 * a.kv_heads * head_size;
+      const int64_t kv_head = head * a.kv_heads / a.heads;
+      widen(slot + kv_head * head_size, a.tokens * dim, k + s * a.tokens * dim);
+      widen(slot + (a.kv_heads + kv_head) * head_size, a.tokens * dim, v + s * a.tokens * dim);
     }
     for (int64_t token = 0; token < a.tokens; ++token) {
       const int64_t row = head * padded_queries(a.tokens) + token;

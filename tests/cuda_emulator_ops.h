@@ -5,7 +5,8 @@
 
 #include <array>
 
-#include "csrc/backend.h"
+#include "csrc/cuda/api.h"
+#include "csrc/cuda/latent_body.h"
 
 namespace rtfm::testing {
 
@@ -28,6 +29,17 @@ std::array<Range, 3> ranges(const AttentionArgs& a);
 std::array<Range, 4> ranges(const SamplerArgs& a);
 std::array<Range, 2> ranges(const PatchifyArgs& a);
 std::array<Range, 2> ranges(const UnpatchifyArgs& a);
+std::array<Range, 3> ranges(const cuda::EpilogueArgs& a);
+std::array<Range, 3> ranges(const cuda::UnfoldArgs& a);
+std::array<Range, 2> ranges(const cuda::PageLoad& a);
+std::array<Range, 2> ranges(const cuda::PageStore& a);
+std::array<Range, 3> ranges(const RayPatchesArgs& a);
+std::array<Range, 7> ranges(const TimeAttentionArgs& a);
+std::array<Range, 4> ranges(const ConditionArgs& a);
+std::array<Range, 2> ranges(const SaveFrameArgs& a);
+std::array<Range, 3> ranges(const LoadFrameArgs& a);
+std::array<Range, 2> ranges(const GroupArgs& a);
+std::array<Range, 2> ranges(const UngroupArgs& a);
 
 void run(const MatmulArgs& a);
 void run(const QuantizedMatmul& a);
@@ -38,5 +50,16 @@ void run(const AttentionArgs& a);
 void run(const SamplerArgs& a);
 void run(const PatchifyArgs& a);
 void run(const UnpatchifyArgs& a);
+void run(const cuda::EpilogueArgs& a);
+void run(const cuda::UnfoldArgs& a);
+void run(const cuda::PageLoad& a);
+void run(const cuda::PageStore& a);
+void run(const RayPatchesArgs& a);
+void run(const TimeAttentionArgs& a);
+void run(const ConditionArgs& a);
+void run(const SaveFrameArgs& a);
+void run(const LoadFrameArgs& a);
+void run(const GroupArgs& a);
+void run(const UngroupArgs& a);
 
 }  // namespace rtfm::testing

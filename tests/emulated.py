@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import rtfm_rt
 from rtfm_rt import _testing
 
 
@@ -16,11 +17,15 @@ from rtfm_rt import _testing
 class Frame:
     """A receipt and its pixels, as rtfm_rt.Frame."""
 
-    pixels: np.ndarray
+    images: np.ndarray
     id: int
     steps: int
     context: list[int]
     committed: bool
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return self.images[-1]
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.array(self.pixels, dtype)
@@ -31,23 +36,39 @@ class Session:
 
     def __init__(self, path: str, *, device: str, threads: int | None = None, **options: Any):
         self._session = _testing.Session(path, device=device, threads=threads or 0, **options)
+        actions = rtfm_rt.read_info(path)["manifest"].get("actions", [])
+        self._names = [action["name"] for action in actions]
+
+    def _values(self, action: Any) -> np.ndarray:
+        """float32 values of an action: as they are, or by name."""
+        if action is None:
+            action = {}
+        if isinstance(action, dict):
+            action = [action.get(name, 0) for name in self._names]
+        return np.asarray(action, np.float32)
 
     def fork(self) -> Session:
         branch = Session.__new__(Session)
-        branch._session = self._session.fork()
+        branch._session, branch._names = self._session.fork(), self._names
         return branch
 
     @property
     def precision(self) -> str:
         return self._session.precision
 
-    def observe(self, image: np.ndarray, pose: np.ndarray) -> int:
+    def observe(self, image: np.ndarray, pose: Any = None, *, action: Any = None) -> int:
+        if self._names:
+            return self._session.observe_next(image, self._values(action))
         return self._session.observe(image, pose)
 
-    def step(self, pose: np.ndarray) -> Frame:
+    def step(self, pose: Any = None, *, action: Any = None) -> Frame:
+        if self._names:
+            return Frame(**self._session.act(self._values(action)))
         return Frame(**self._session.step(pose))
 
-    def imagine(self, poses: list[np.ndarray]) -> list[Frame]:
+    def imagine(self, poses: Any = None, *, actions: Any = None) -> list[Frame]:
+        if self._names:
+            return [Frame(**self._session.imagine_act(self._values(a))) for a in actions]
         return [Frame(**self._session.imagine(pose)) for pose in poses]
 
     @property

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <ctime>
 #include <optional>
@@ -35,25 +36,28 @@ float from_bf16(uint16_t h) {
   return x;
 }
 
-// These run on the CPU only, whose memory is the host's.
-void to_operand(const Tensor& to, const float* dense) {
-  for (int64_t r = 0; r < to.rows; ++r)
-    for (int64_t c = 0; c < to.cols; ++c, ++dense)
-      if (to.dtype == DType::f32)
-        static_cast<float*>(to.data)[r * to.stride + c] = *dense;
-      else
-        static_cast<uint16_t*>(to.data)[r * to.stride + c] = to_bf16(*dense);
+// Dense f32 to and from a matrix on the device, row by row.
+void to_device(Backend& b, const Tensor& to, const float* dense) {
+  std::vector<uint16_t> half(static_cast<size_t>(to.cols));
+  for (int64_t r = 0; r < to.rows; ++r, dense += to.cols) {
+    void* row = static_cast<std::byte*>(to.data) + r * to.stride * size_of(to.dtype);
+    if (to.dtype == DType::bf16) std::transform(dense, dense + to.cols, half.begin(), to_bf16);
+    b.upload(row, to.dtype == DType::f32 ? static_cast<const void*>(dense) : half.data(),
+             to.cols * size_of(to.dtype));
+  }
 }
-void to_float(const Tensor& from, float* dense) {
-  for (int64_t r = 0; r < from.rows; ++r)
-    for (int64_t c = 0; c < from.cols; ++c, ++dense)
-      *dense = from.dtype == DType::f32
-                   ? static_cast<const float*>(from.data)[r * from.stride + c]
-                   : from_bf16(static_cast<const uint16_t*>(from.data)[r * from.stride + c]);
+void to_host(Backend& b, const Tensor& from, float* dense) {
+  std::vector<uint16_t> half(static_cast<size_t>(from.cols));
+  for (int64_t r = 0; r < from.rows; ++r, dense += from.cols) {
+    const void* row = static_cast<std::byte*>(from.data) + r * from.stride * size_of(from.dtype);
+    b.download(from.dtype == DType::f32 ? static_cast<void*>(dense) : half.data(), row,
+               from.cols * size_of(from.dtype));
+    if (from.dtype == DType::bf16) std::transform(half.begin(), half.end(), dense, from_bf16);
+  }
 }
-Array dense(const Tensor& t) {
+Array dense(Backend& b, const Tensor& t) {
   Array y({t.rows, t.cols});
-  to_float(t, y.mutable_data());
+  to_host(b, t, y.mutable_data());
   return y;
 }
 
@@ -63,7 +67,7 @@ struct Codec {  // single ops
 
   Matrix operand(const Array& x) const {
     Matrix m(b, x.shape(0), x.shape(1), b->operand_dtype());
-    to_operand(m, x.data());
+    to_device(*b, m, x.data());
     return m;
   }
   Matrix f32(const Array& x) const {
@@ -118,9 +122,10 @@ struct Codec {  // single ops
     for (int i = 0; i < calls; ++i) {
       const std::clock_t start = std::clock();
       b->convolution(a);
+      b->finish();
       seconds.push_back(double(std::clock() - start) / CLOCKS_PER_SEC);
     }
-    return dense(out);
+    return dense(*b, out);
   }
 
   Array ungroup(const Array& tokens, int64_t rows, int64_t cols, int64_t channels, int64_t patch,
@@ -135,7 +140,7 @@ struct Codec {  // single ops
                 .channels = channels,
                 .patch = patch,
                 .limit = limit});
-    return dense(out);
+    return dense(*b, out);
   }
 
   Array norm_silu(const Array& x, const Array& scale, const Array& shift, float eps) const {
@@ -143,7 +148,7 @@ struct Codec {  // single ops
     const Buffer s = vector(scale), t = vector(shift);
     rms_modulate_silu(*b, in, reinterpret_cast<const float*>(s.data()),
                       reinterpret_cast<const float*>(t.data()), eps, out);
-    return dense(out);
+    return dense(*b, out);
   }
 };
 
@@ -181,7 +186,7 @@ struct TestCausalDit {
     StepInputs step{};
     for (const int64_t id : sequence_context(s.window, int64_t(past.size()))) {
       const Buffer& buffer = held[context.size()];
-      to_operand(page(buffer), past[size_t(id)].data());
+      to_device(*b, page(buffer), past[size_t(id)].data());
       step.pages[context.size()] = buffer.data();
       context.push_back({buffer.data(), Mat4{}, id});
     }
@@ -205,7 +210,7 @@ struct TestCausalDit {
     const Sight sight = see(action, past);
     start(x);
     network.write(*b, w, t, sight);
-    return dense(w.velocity);
+    return dense(*b, w.velocity);
   }
   Array sample(const Array& noise, const Array& action, const Pages& past) {
     const Sight sight = see(action, past);
@@ -214,7 +219,7 @@ struct TestCausalDit {
       network.write(*b, w, row.t, sight);
       update(*b, w.sampler_state(), row.a, row.b, 0.f, 1);
     }
-    return dense(w.x);
+    return dense(*b, w.x);
   }
   Array read(const Array& tokens, const Array& action, const Pages& past) {
     const Sight sight = see(action, past);
@@ -223,14 +228,16 @@ struct TestCausalDit {
     const CausalDitSizes& s = network.sizes();
     Array out(
         {int64_t{s.layers}, int64_t{2}, int64_t{s.kv_heads}, s.tokens(), int64_t{s.head_dim}});
-    to_float(page(held.back()), out.mutable_data());
+    to_host(*b, page(held.back()), out.mutable_data());
     return out;
   }
 
   Array encode(const Image& images) {  // the tokens
-    network.codec().encode(*b, w.codec, reinterpret_cast<const std::byte*>(images.data()));
+    const Buffer shown(b, images.size());
+    b->upload(shown.data(), images.data(), shown.bytes());
+    network.codec().encode(*b, w.codec, shown.data());
     network.tokenize(*b, w);
-    return dense(w.x);
+    return dense(*b, w.x);
   }
   // tokens: of a clean frame; `first`: nothing was decoded before
   Image decode(const Array& tokens, bool first) {
@@ -239,8 +246,10 @@ struct TestCausalDit {
     start(tokens);
     network.untokenize(*b, w);
     if (first) w.codec.decoder.clear();
+    const Buffer shown(b, images.size());
     for (int i = first ? -s.warmup : 0; i <= 0; ++i)
-      network.codec().decode(*b, w.codec, reinterpret_cast<std::byte*>(images.mutable_data()));
+      network.codec().decode(*b, w.codec, shown.data());
+    b->download(images.mutable_data(), shown.data(), shown.bytes());
     return images;
   }
 };

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,7 @@ using namespace rtfm;
 namespace {
 
 using Image = py::array_t<uint8_t, py::array::c_style>;
+using Values = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Matrix4 = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 struct Walk {
@@ -30,11 +32,12 @@ struct Walk {
   View view(const Matrix4& pose) const {
     return {Pose::from_matrix(pose.data()), session->default_intrinsics()};
   }
+  static std::span<const float> span(const Values& v) { return {v.data(), size_t(v.size())}; }
   py::dict receipt(const Frame& f) const {
-    Image pixels({f.height, f.width, 3});
-    std::copy(f.pixels->begin(), f.pixels->end(), pixels.mutable_data());
+    Image images({f.images, f.height, f.width, 3});
+    std::copy(f.pixels->begin(), f.pixels->end(), images.mutable_data());
     const auto* ids = f.context.begin();
-    return py::dict(py::arg("pixels") = pixels, py::arg("id") = f.id, py::arg("steps") = f.steps,
+    return py::dict(py::arg("images") = images, py::arg("id") = f.id, py::arg("steps") = f.steps,
                     py::arg("context") = std::vector<int64_t>(ids, ids + f.context_size),
                     py::arg("committed") = f.committed);
   }
@@ -90,6 +93,18 @@ void bind_cuda(py::module_& m) {
       .def("observe",
            [](Walk& w, const Image& image, const Matrix4& pose) {
              return w.session->observe(image.data(), w.view(pose));
+           })
+      .def("observe_next",
+           [](Walk& w, const Image& image, const Values& actions) {
+             return w.session->observe_next(image.data(), Walk::span(actions), std::nullopt);
+           })
+      .def("act",
+           [](Walk& w, const Values& actions) {
+             return w.receipt(w.session->act(Walk::span(actions)));
+           })
+      .def("imagine_act",
+           [](Walk& w, const Values& actions) {
+             return w.receipt(w.session->imagine_act(Walk::span(actions)));
            })
       .def("fork", [](Walk& w) { return std::make_unique<Walk>(w.session->fork()); })
       .def("imagine",

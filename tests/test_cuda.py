@@ -150,11 +150,18 @@ def test_cuda_refuses_float32(emulation):
 def test_bodies_have_their_barriers(emulation, rng):
     norm = cases.norm_modulate((6, 5000), rng)
     attend = cases.attend(cases.Attend(6, 2, 40, 1), rng)
+    qkv = rng.normal(size=(3, 3 * 2 * 40)).astype(np.float32)
+    angles = rng.uniform(-3, 3, (2, 20)).astype(np.float32)
+    page = np.zeros(2 * 3 * 80 * 2, np.uint8)
 
     def results(blocks: Any) -> list[np.ndarray]:
         emulation.blocks = blocks
         device = _testing.Device("cuda:emulated")
-        return [device.norm_modulate(**norm), *device.attend(**attend)]
+        time = _testing.LatentOps("cuda:emulated").time_attention(
+            qkv, np.cos(angles), np.sin(angles), [page + 60], page, 0, 2
+        )
+        time = [(x.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for x in time]
+        return [device.norm_modulate(**norm), *device.attend(**attend), *time]
 
     serial = results(_testing.Blocks.serial)
     ascending = results(_testing.Blocks.ascending)

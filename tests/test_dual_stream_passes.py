@@ -64,14 +64,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Dual
     return made
 
 
-@pytest.fixture
-def runs_it(device: str) -> str:
-    """A device that has this family."""
-    if device.startswith("cuda"):
-        pytest.skip("dual_stream runs on the CPU")
-    return device
-
-
 def seen_by(view: View) -> tuple[np.ndarray, float, float]:
     return np.asarray(view.pose, np.float32), view.fx, view.fy
 
@@ -81,7 +73,7 @@ def seen_by(view: View) -> tuple[np.ndarray, float, float]:
 
 @pytest.mark.parametrize("case", cases.PATCHES, ids=cases.name)
 @pytest.mark.parametrize("with_image", [True, False])
-def test_ray_patches(testing, runs_it, case, with_image, rng):
+def test_ray_patches(testing, device, case, with_image, rng):
     height, width, patch = case
     view = View(torch.from_numpy(random_pose(rng, 0.3, 0.7)), *rng.uniform(0.5, 1.2, 2))
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
@@ -89,14 +81,14 @@ def test_ray_patches(testing, runs_it, case, with_image, rng):
     if with_image:
         pixels = torch.cat([torch.from_numpy(image / 127.5 - 1), pixels], -1)
     shown = image if with_image else None
-    got = [testing.ray_patches(runs_it, n, shown, seen_by(view), *case) for n in (1, 3)]
-    dtype = testing.Device(runs_it).precision
+    got = [testing.ray_patches(device, n, shown, seen_by(view), *case) for n in (1, 3)]
+    dtype = testing.Device(device).precision
     cases.assert_close(got[0], patches(pixels, patch), dtype)
     assert got[0].tobytes() == got[1].tobytes()
 
 
 @pytest.mark.parametrize("case", cases.NORMS, ids=cases.name)
-def test_layer_norm(testing, runs_it, case, rng):
+def test_layer_norm(testing, device, case, rng):
     arguments = cases.norm_modulate(case, rng)
     x = arguments["x"]
     x += x.std(1, keepdims=True) * cases.normal(rng, case[0], 1, scale=3)
@@ -105,31 +97,31 @@ def test_layer_norm(testing, runs_it, case, rng):
     want = x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-6)
     want = want * arguments["scale"] + arguments["shift"]
     cases.assert_close(
-        testing.layer_norm(runs_it, **arguments), want, testing.Device(runs_it).precision
+        testing.layer_norm(device, **arguments), want, testing.Device(device).precision
     )
 
 
 @pytest.mark.parametrize("name", ["gelu_erf", "signed_sigmoid", "ungated"])
 @pytest.mark.parametrize("case", cases.MATMULS[:9], ids=cases.name)
-def test_epilogues(testing, runs_it, case, name, rng):
+def test_epilogues(testing, device, case, name, rng):
     rows, n, k = case
     x, w = cases.normal(rng, rows, k), cases.normal(rng, n, k, scale=2 * k**-0.5)
     y0 = cases.normal(rng, rows, n)
-    dtype = testing.Device(runs_it).precision
+    dtype = testing.Device(device).precision
     r = ops.matmul(x, w, precision=dtype)
     want = {
         "gelu_erf": r / 2 * (1 + np.vectorize(math.erf)(r / math.sqrt(2))),
         "signed_sigmoid": np.tanh(r / 2),
         "ungated": y0 + r,
     }[name]
-    got = testing.epilogue(runs_it, name, x, w, y0)
+    got = testing.epilogue(device, name, x, w, y0)
     cases.assert_close(got, want, dtype if name == "gelu_erf" else "float32")
 
 
-def test_signed_sigmoid_saturates(testing, runs_it):
+def test_signed_sigmoid_saturates(testing, device):
     x = np.array([[-1e20, -1e4, -100, 0, 100, 1e4, 1e20, 3e38]], np.float32).T
     one = np.ones((1, 1), np.float32)
-    got = testing.epilogue(runs_it, "signed_sigmoid", x, one, one)
+    got = testing.epilogue(device, "signed_sigmoid", x, one, one)
     assert got[:, 0].tolist() == [-1, -1, -1, 0, 1, 1, 1, 1]
 
 
@@ -137,12 +129,12 @@ def test_signed_sigmoid_saturates(testing, runs_it):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_read_pass(files, name, runs_it):
+def test_read_pass(files, name, device):
     path, reference = files[name]
     (image,), (view,) = parity.scene(CONFIGS[name], 1)
     want = pages_of(reference.read(reference.tokens(image), view))
     for threads in 1, 3:
-        net = _testing.DualStream(path, runs_it, threads)
+        net = _testing.DualStream(path, device, threads)
         got = net.read(image.numpy(), seen_by(view))
         for layer in range(len(want)):
             for half in 0, 1:
@@ -152,14 +144,14 @@ def test_read_pass(files, name, runs_it):
 
 @pytest.mark.parametrize("pages", [0, 1, 4])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_write_pass(files, name, pages, runs_it):
+def test_write_pass(files, name, pages, device):
     path, reference = files[name]
     images, views = parity.scene(CONFIGS[name], pages + 1)
     book = [
         reference.read(reference.tokens(image), view)
         for image, view in zip(images[:pages], views[:pages], strict=True)
     ]
-    net = _testing.DualStream(path, runs_it)
+    net = _testing.DualStream(path, device)
     got = net.write([pages_of(page) for page in book], seen_by(views[-1]))
     want = reference.write(book, views[-1]).numpy()
     assert relative_error(got, want) <= TOLERANCE[net.precision]
@@ -168,10 +160,10 @@ def test_write_pass(files, name, pages, runs_it):
         assert relative_error(other, got) <= TOLERANCE[net.precision]
 
 
-def test_passes_are_the_authors(files, runs_it):
+def test_passes_are_the_authors(files, device):
     """Against what their code gave, tests/data/efficient_lvsm.npz: pages, and frames of them."""
     images, views = parity.scene(parity.TINY, parity.OBSERVED + parity.ROLLOUT)
-    net = _testing.DualStream(files["golden"][0], runs_it)
+    net = _testing.DualStream(files["golden"][0], device)
     tolerance = TOLERANCE[net.precision]
     book = [net.read(images[i].numpy(), seen_by(views[i])) for i in range(3)]
     assert relative_error(book[0][:, 0], GOLDEN["page_k"]) <= tolerance
@@ -220,11 +212,11 @@ class Told:
 
 
 @pytest.mark.parametrize("name", ["golden", "wide"])
-def test_frames_are_the_reference_s(files, name, runs_it, rng):
+def test_frames_are_the_reference_s(files, name, device, rng):
     path, reference = files[name]
     config, poses = CONFIGS[name], spots(rng, 8)
     focal = rtfm_rt.read_info(path)["manifest"]["camera"]["fx"]
-    session = Session(path, device=runs_it, commit_below=2.0, threads=2)
+    session = Session(path, device=device, commit_below=2.0, threads=2)
     told = Told(reference, poses[0], focal)
     for pose, image in zip(poses[:3], pictures(config, 3), strict=True):
         told.frames[session.observe(image, pose)] = image, pose
@@ -388,8 +380,3 @@ def test_refuses(tmp_path, change, message):
     bad = write_model(tmp_path / "bad.safetensors", parity.TINY, **change)
     with pytest.raises(rtfm_rt.ModelError, match=message):
         rtfm_rt.read_info(bad)
-
-
-def test_a_gpu_refuses_the_family(files):
-    with pytest.raises(rtfm_rt.DeviceError, match="dual_stream"):
-        Session(files["golden"][0], device="cuda:emulated")

@@ -13,6 +13,28 @@ enum class Status : int32_t {
   failed          // the context is of no use any more
 };
 
+// The epilogues that come with a matmul; the others take its product from memory.
+constexpr bool in_matmul(Epilogue e) { return e <= Epilogue::silu; }
+
+// y = what the epilogue makes of r.
+struct EpilogueArgs {
+  const float* r;        // [rows, n]
+  const void* residual;  // [rows, n] operand, residual_relu only
+  void* y;               // [rows, n]
+  int64_t r_stride, residual_stride, y_stride;
+  int64_t rows, n;
+  Epilogue epilogue;
+};
+
+// seen[i] = what the kernel of a convolution sees at place first + i, in the order of its weights,
+// then zeros.
+struct UnfoldArgs {
+  ConvolutionArgs of;
+  int64_t cols;  // of the result
+  void* seen;    // [places, stride] operand, on 16 bytes
+  int64_t first, places, stride;
+};
+
 struct Context;  // a device, a stream, staging memory
 struct Graph;    // recorded work
 
@@ -38,8 +60,9 @@ struct Api {
   Status (*launch)(Context*, Graph*);
   void (*release_graph)(Context*, Graph*);
 
-  Status (*matmul)(Context*, const MatmulArgs*);
+  Status (*matmul)(Context*, const MatmulArgs*);            // of an epilogue that is in_matmul
   Status (*quantized_matmul)(Context*, const MatmulArgs*);  // w: e4m3, and so becomes x
+  Status (*epilogue)(Context*, const EpilogueArgs*);        // ... that is not, or store
   Status (*norm_modulate)(Context*, const NormModulateArgs*);
   Status (*qkv_split)(Context*, const QkvSplitArgs*);
   Status (*gather)(Context*, const GatherArgs*);
@@ -47,13 +70,27 @@ struct Api {
   Status (*sampler)(Context*, const SamplerArgs*);
   Status (*patchify)(Context*, const PatchifyArgs*);
   Status (*unpatchify)(Context*, const UnpatchifyArgs*);
+
+  Status (*unfold)(Context*, const UnfoldArgs*);
+  Status (*page_load)(Context*, const PageCopyArgs*);
+  Status (*page_store)(Context*, const PageCopyArgs*);
+  Status (*ray_patches)(Context*, const RayPatchesArgs*);
+  Status (*time_attention)(Context*, const TimeAttentionArgs*);
+  Status (*condition)(Context*, const ConditionArgs*);
+  Status (*save_frame)(Context*, const SaveFrameArgs*);
+  Status (*load_frame)(Context*, const LoadFrameArgs*);
+  Status (*group)(Context*, const GroupArgs*);
+  Status (*ungroup)(Context*, const UngroupArgs*);
 };
 
 // Both sides are built together; sizes tell when they were not.
 constexpr uint32_t kAbi = uint32_t(
     0x0100'0000 + sizeof(Api) + sizeof(StepInputs) + sizeof(MatmulArgs) + sizeof(NormModulateArgs) +
     sizeof(QkvSplitArgs) + sizeof(GatherArgs) + sizeof(AttentionArgs) + sizeof(SamplerArgs) +
-    sizeof(PatchifyArgs) + sizeof(UnpatchifyArgs));
+    sizeof(PatchifyArgs) + sizeof(UnpatchifyArgs) + sizeof(EpilogueArgs) + sizeof(UnfoldArgs) +
+    sizeof(PageCopyArgs) + sizeof(RayPatchesArgs) + sizeof(TimeAttentionArgs) +
+    sizeof(ConditionArgs) + sizeof(SaveFrameArgs) + sizeof(LoadFrameArgs) + sizeof(GroupArgs) +
+    sizeof(UngroupArgs));
 
 // The one symbol of librtfm_cuda.so: its table, or null if it is another one.
 using ApiFunction = const Api* (*)(uint32_t abi);

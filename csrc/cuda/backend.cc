@@ -2,6 +2,7 @@
 // A GPU behind csrc/backend.h: every call goes through the table of csrc/cuda/api.h.
 #include "csrc/backend.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "csrc/cuda/e4m3.h"
@@ -11,6 +12,8 @@
 namespace rtfm {
 namespace cuda {
 namespace {
+
+constexpr int64_t kUnfolded = int64_t{32} << 20;  // bytes of what a convolution sees at a time
 
 // What one backend recorded; it must go before its backend does.
 class CudaRecording final : public Recording {
@@ -44,14 +47,16 @@ class CudaBackend final : public Backend {
     api_.close(context_);
     throw BackendError(name_ + ": " + problem);
   }
-  ~CudaBackend() override { api_.close(context_); }
+  ~CudaBackend() override {
+    for (void* memory : scratch_) api_.release(context_, memory);
+    api_.close(context_);
+  }
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
 
   std::string name() const override { return name_; }
   DType operand_dtype() const override { return DType::bf16; }
   DType weight_dtype() const override { return weights_; }
-  bool only_frame_dit() const override { return true; }
   int threads() const override { return 1; }
   bool records() const override { return true; }
 
@@ -75,7 +80,7 @@ class CudaBackend final : public Backend {
   int64_t padded_rows(int64_t rows) const override { return cuda::padded_rows(rows); }
   int64_t weight_bytes(int64_t n, int64_t k) const override {
     return weights_ == DType::e4m3 ? e4m3_bytes(n, k) + n * int64_t(sizeof(float))
-                                   : cuda::padded_rows(n) * padded_cols(k) * int64_t(sizeof(Half));
+                                   : kernel_bytes(n, k);
   }
   int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
     return heads * padded_queries(tokens) * dim * int64_t(sizeof(Half));
@@ -84,9 +89,14 @@ class CudaBackend final : public Backend {
     return 2 * heads * padded_keys(tokens) * dim * int64_t(sizeof(Half));
   }
 
-  // [padded n, padded k]: rows as they are, the rest stays zero
   void pack_weight(const float* w, int64_t n, int64_t k, void* packed) override {
-    if (weights_ == DType::e4m3) return pack_e4m3(w, n, k, packed);
+    weights_ == DType::e4m3 ? pack_e4m3(w, n, k, packed) : pack_kernel(w, n, k, packed);
+  }
+  int64_t kernel_bytes(int64_t n, int64_t k) const override {
+    return cuda::padded_rows(n) * padded_cols(k) * int64_t(sizeof(Half));
+  }
+  // [padded n, padded k]: rows as they are, the rest stays zero
+  void pack_kernel(const float* w, int64_t n, int64_t k, void* packed) override {
     std::vector<Half> rows(static_cast<size_t>(n * padded_cols(k)));
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < k; ++j) rows[size_t(i * padded_cols(k) + j)] = to_half(w[i * k + j]);
@@ -94,8 +104,36 @@ class CudaBackend final : public Backend {
   }
 
   void matmul(const MatmulArgs& a) override {
-    check(weights_ == DType::e4m3 ? api_.quantized_matmul(context_, &a)
-                                  : api_.matmul(context_, &a));
+    const auto op = weights_ == DType::e4m3 ? api_.quantized_matmul : api_.matmul;
+    in_matmul(a.epilogue) ? check(op(context_, &a)) : multiply_first(op, a);
+  }
+  // A strip of places at a time: what they see becomes the rows of a matrix.
+  void convolution(const ConvolutionArgs& a) override {
+    const int64_t places = a.rows() * a.cols();
+    const int64_t depth = a.side * a.side * (a.channels + a.past_channels);
+    const int64_t stride = padded_cols(depth), row_bytes = stride * int64_t(sizeof(Half));
+    const int64_t strip = std::min(places, cuda::padded_rows(kUnfolded / row_bytes + 1));
+    const int64_t element = size_of(a.epilogue == Epilogue::store ? DType::f32 : DType::bf16);
+    void* seen = scratch(kSeen, cuda::padded_rows(strip) * row_bytes);
+    for (int64_t first = 0; first < places; first += strip) {
+      const int64_t count = std::min(strip, places - first);
+      const UnfoldArgs unfold{a, a.cols(), seen, first, count, stride};
+      check(api_.unfold(context_, &unfold));
+      multiply_first(api_.matmul,
+                     {.x = seen,
+                      .w = a.w,
+                      .bias = a.bias,
+                      .gate = nullptr,
+                      .y = static_cast<char*>(a.y) + first * a.y_stride * element,
+                      .x_stride = stride,
+                      .y_stride = a.y_stride,
+                      .rows = count,
+                      .n = a.n,
+                      .k = depth,
+                      .epilogue = a.epilogue,
+                      .residual = static_cast<const Half*>(a.residual) + first * a.residual_stride,
+                      .residual_stride = a.residual_stride});
+    }
   }
   void norm_modulate(const NormModulateArgs& a) override {
     check(api_.norm_modulate(context_, &a));
@@ -106,6 +144,17 @@ class CudaBackend final : public Backend {
   void sampler(const SamplerArgs& a) override { check(api_.sampler(context_, &a)); }
   void patchify(const PatchifyArgs& a) override { check(api_.patchify(context_, &a)); }
   void unpatchify(const UnpatchifyArgs& a) override { check(api_.unpatchify(context_, &a)); }
+  void page_load(const PageCopyArgs& a) override { check(api_.page_load(context_, &a)); }
+  void page_store(const PageCopyArgs& a) override { check(api_.page_store(context_, &a)); }
+  void ray_patches(const RayPatchesArgs& a) override { check(api_.ray_patches(context_, &a)); }
+  void time_attention(const TimeAttentionArgs& a) override {
+    check(api_.time_attention(context_, &a));
+  }
+  void condition(const ConditionArgs& a) override { check(api_.condition(context_, &a)); }
+  void save_frame(const SaveFrameArgs& a) override { check(api_.save_frame(context_, &a)); }
+  void load_frame(const LoadFrameArgs& a) override { check(api_.load_frame(context_, &a)); }
+  void group(const GroupArgs& a) override { check(api_.group(context_, &a)); }
+  void ungroup(const UngroupArgs& a) override { check(api_.ungroup(context_, &a)); }
 
  protected:
   // The first time the work is done as it is, so that nothing is set up while it is recorded.
@@ -128,6 +177,37 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  enum Purpose : size_t { kProduct, kSeen };
+
+  // The product to memory, and the epilogue from there.
+  void multiply_first(Status (*matmul)(Context*, const MatmulArgs*), const MatmulArgs& a) {
+    MatmulArgs product = a;
+    product.epilogue = Epilogue::store, product.y_stride = padded_cols(a.n);
+    product.y = scratch(kProduct, a.rows * product.y_stride * int64_t(sizeof(float)));
+    check(matmul(context_, &product));
+    const EpilogueArgs rest{.r = static_cast<const float*>(product.y),
+                            .residual = a.residual,
+                            .y = a.y,
+                            .r_stride = product.y_stride,
+                            .residual_stride = a.residual_stride,
+                            .y_stride = a.y_stride,
+                            .rows = a.rows,
+                            .n = a.n,
+                            .epilogue = a.epilogue};
+    check(api_.epilogue(context_, &rest));
+  }
+
+  // Memory between the launches of one op. It grows while nothing is recorded, as work is done once
+  // before that; recorded work may hold what was in use before.
+  void* scratch(Purpose purpose, int64_t bytes) {
+    Scratch& s = in_use_[purpose];
+    if (bytes > s.bytes) {
+      s.bytes = std::max(bytes, 2 * s.bytes);
+      scratch_.push_back(s.memory = allocate(s.bytes));
+    }
+    return s.memory;
+  }
+
   void pack_e4m3(const float* w, int64_t n, int64_t k, void* packed) {
     const int64_t cols = padded_cols_e4m3(k);
     std::vector<uint8_t> rows(static_cast<size_t>(n * cols));
@@ -150,6 +230,11 @@ class CudaBackend final : public Backend {
   std::string name_;
   DType weights_;
   Context* context_ = nullptr;
+  struct Scratch {
+    void* memory = nullptr;
+    int64_t bytes = 0;
+  } in_use_[2];
+  std::vector<void*> scratch_;  // all of it
 };
 
 }  // namespace

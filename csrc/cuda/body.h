@@ -23,6 +23,8 @@
 
 namespace rtfm::cuda {
 
+constexpr float kLog2E = 1.44269504f;
+
 using Half = uint16_t;  // the bits of a bf16
 struct alignas(16) Quad {
   float v[4];

@@ -268,6 +268,7 @@ const Api kTable = {
     .release_graph = release_graph,
     .matmul = matmul,
     .quantized_matmul = quantized_matmul,
+    .epilogue = run<cuda::epilogue, EpilogueArgs>,
     .norm_modulate = run<cuda::norm_modulate, NormModulateArgs>,
     .qkv_split = run<cuda::qkv_split, QkvSplitArgs>,
     .gather = run<cuda::gather, GatherArgs>,
@@ -275,6 +276,16 @@ const Api kTable = {
     .sampler = run<cuda::sampler, SamplerArgs>,
     .patchify = run<cuda::patchify, PatchifyArgs>,
     .unpatchify = run<cuda::unpatchify, UnpatchifyArgs>,
+    .unfold = run<cuda::unfold, UnfoldArgs>,
+    .page_load = run<cuda::page_load, PageCopyArgs>,
+    .page_store = run<cuda::page_store, PageCopyArgs>,
+    .ray_patches = run<cuda::ray_patches, RayPatchesArgs>,
+    .time_attention = run<cuda::time_attention, TimeAttentionArgs>,
+    .condition = run<cuda::condition, ConditionArgs>,
+    .save_frame = run<cuda::save_frame, SaveFrameArgs>,
+    .load_frame = run<cuda::load_frame, LoadFrameArgs>,
+    .group = run<cuda::group, GroupArgs>,
+    .ungroup = run<cuda::ungroup, UngroupArgs>,
 };
 
 }  // namespace

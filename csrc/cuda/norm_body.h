@@ -9,7 +9,6 @@
 
 namespace rtfm::cuda {
 
-constexpr float kLog2E = 1.44269504f;
 constexpr int kRowThreads = 512;  // the most for one row of norm_modulate
 
 // f(kQuads, threads) for the launch of norm_modulate_row; kQuads as a constant, 0 if cols is beyond
@@ -57,14 +56,16 @@ RTFM_BODY void norm_modulate_row(Group& g, const NormModulateArgs& a, int64_t ro
     }
   }
   const float inverse = 1.f / sqrtf(sum(g, squares) / float(a.cols) + a.eps);
-  HalfQuad* y = reinterpret_cast<HalfQuad*>(static_cast<Half*>(a.y) + row * a.y_stride);
+  HalfQuad* to = reinterpret_cast<HalfQuad*>(static_cast<Half*>(a.y) + row * a.y_stride);
   for (int i = 0; i < kQuads; ++i) {
     const int64_t quad = int64_t(i) * g.threads() + g.thread();
     HalfQuad out;
-    for (int j = 0; j < 4; ++j)
-      out.v[j] = to_half(values[i].v[j] * inverse * scale[i].v[j] + shift[i].v[j]);
+    for (int j = 0; j < 4; ++j) {
+      const float y = values[i].v[j] * inverse * scale[i].v[j] + shift[i].v[j];
+      out.v[j] = to_half(a.activation == Activation::silu ? y / (1.f + expf(-y)) : y);
+    }
     if (4 * quad < a.cols)
-      y[quad] = out;  // beyond cols: 0 · inverse · 0 + 0, the padding's own zeros
+      to[quad] = out;  // beyond cols: 0 · inverse · 0 + 0, the padding's own zeros
   }
 }
 

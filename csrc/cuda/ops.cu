@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bodies as kernels.
-#include "csrc/cuda/norm_body.h"
 #include "csrc/cuda/ops.h"
+
+#include "csrc/cuda/convolution_body.h"
+#include "csrc/cuda/latent_body.h"
+#include "csrc/cuda/norm_body.h"
 #include "csrc/cuda/pointwise_body.h"
+#include "csrc/cuda/rays_body.h"
+#include "csrc/cuda/time_body.h"
 
 namespace rtfm::cuda {
 namespace {
@@ -68,6 +73,26 @@ __global__ void __launch_bounds__(kThreads) unpatchify_kernel(UnpatchifyArgs a) 
   if (at < a.height * a.width * 3) unpatchify_value(a, at);
 }
 
+__global__ void __launch_bounds__(kThreads) time_attention_kernel(TimeAttentionArgs a) {
+  Warp warp;
+  const int64_t unit = thread_index() / kWarp;
+  if (unit < a.tokens * a.heads)
+    attend_in_time<kTimePairs>(warp, a, unit / a.heads, unit % a.heads);
+}
+
+// A thread for each item of an op that has no other shape.
+template <class Args>
+__global__ void __launch_bounds__(kThreads) items_kernel(Args a) {
+  const int64_t i = thread_index();
+  if (i < items(a)) item(a, i);
+}
+
+template <class Args>
+cudaError_t launch_items(const Args& a, cudaStream_t stream) {
+  items_kernel<<<blocks(items(a), kThreads), kThreads, 0, stream>>>(a);
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 cudaError_t norm_modulate(const NormModulateArgs& a, cudaStream_t stream) {
@@ -109,5 +134,26 @@ cudaError_t unpatchify(const UnpatchifyArgs& a, cudaStream_t stream) {
   unpatchify_kernel<<<blocks(a.height * a.width * 3, kThreads), kThreads, 0, stream>>>(a);
   return cudaGetLastError();
 }
+
+cudaError_t time_attention(const TimeAttentionArgs& a, cudaStream_t stream) {
+  const unsigned grid = blocks(a.tokens * a.heads, kThreads / kWarp);
+  time_attention_kernel<<<grid, kThreads, 0, stream>>>(a);
+  return cudaGetLastError();
+}
+
+cudaError_t epilogue(const EpilogueArgs& a, cudaStream_t s) { return launch_items(a, s); }
+cudaError_t unfold(const UnfoldArgs& a, cudaStream_t s) { return launch_items(a, s); }
+cudaError_t page_load(const PageCopyArgs& a, cudaStream_t s) {
+  return launch_items(PageLoad{a}, s);
+}
+cudaError_t page_store(const PageCopyArgs& a, cudaStream_t s) {
+  return launch_items(PageStore{a}, s);
+}
+cudaError_t ray_patches(const RayPatchesArgs& a, cudaStream_t s) { return launch_items(a, s); }
+cudaError_t condition(const ConditionArgs& a, cudaStream_t s) { return launch_items(a, s); }
+cudaError_t save_frame(const SaveFrameArgs& a, cudaStream_t s) { return launch_items(a, s); }
+cudaError_t load_frame(const LoadFrameArgs& a, cudaStream_t s) { return launch_items(a, s); }
+cudaError_t group(const GroupArgs& a, cudaStream_t s) { return launch_items(a, s); }
+cudaError_t ungroup(const UngroupArgs& a, cudaStream_t s) { return launch_items(a, s); }
 
 }  // namespace rtfm::cuda

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "csrc/backend.h"
+#include "csrc/cuda/api.h"
 
 namespace rtfm::cuda {
 
@@ -14,5 +14,17 @@ cudaError_t gather(const GatherArgs& a, cudaStream_t stream);
 cudaError_t sampler(const SamplerArgs& a, cudaStream_t stream);
 cudaError_t patchify(const PatchifyArgs& a, cudaStream_t stream);
 cudaError_t unpatchify(const UnpatchifyArgs& a, cudaStream_t stream);
+
+cudaError_t epilogue(const EpilogueArgs& a, cudaStream_t stream);
+cudaError_t unfold(const UnfoldArgs& a, cudaStream_t stream);
+cudaError_t page_load(const PageCopyArgs& a, cudaStream_t stream);
+cudaError_t page_store(const PageCopyArgs& a, cudaStream_t stream);
+cudaError_t ray_patches(const RayPatchesArgs& a, cudaStream_t stream);
+cudaError_t time_attention(const TimeAttentionArgs& a, cudaStream_t stream);
+cudaError_t condition(const ConditionArgs& a, cudaStream_t stream);
+cudaError_t save_frame(const SaveFrameArgs& a, cudaStream_t stream);
+cudaError_t load_frame(const LoadFrameArgs& a, cudaStream_t stream);
+cudaError_t group(const GroupArgs& a, cudaStream_t stream);
+cudaError_t ungroup(const UngroupArgs& a, cudaStream_t stream);
 
 }  // namespace rtfm::cuda

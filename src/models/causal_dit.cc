@@ -85,11 +85,15 @@ void CausalDit::build_modulation(const Weights& weights) {
   final_modulation_ = upload(weights.backend, final);
 }
 
-int64_t CausalDit::decoder_offset(const Backend& backend) const {
+// Each part of a page, and each page, on a cache line.
+static int64_t whole_lines(int64_t bytes) {
   constexpr int64_t kLine = 64;
-  const int64_t bytes =
-      sizes_.layers * 2 * sizes_.key_size() * sizes_.tokens() * size_of(backend.operand_dtype());
   return (bytes + kLine - 1) / kLine * kLine;
+}
+
+int64_t CausalDit::decoder_offset(const Backend& backend) const {
+  return whole_lines(sizes_.layers * 2 * sizes_.key_size() * sizes_.tokens() *
+                     size_of(backend.operand_dtype()));
 }
 
 int64_t CausalDit::page_bytes(const Backend& backend) const {
@@ -97,7 +101,7 @@ int64_t CausalDit::page_bytes(const Backend& backend) const {
   int64_t remembered = 0;
   for (int i = 0; i < kStages; ++i)
     remembered += kBlocks * (codec.places() << (2 * i)) * codec.decoder_widths[i];
-  return decoder_offset(backend) + remembered * size_of(backend.operand_dtype());
+  return decoder_offset(backend) + whole_lines(remembered * size_of(backend.operand_dtype()));
 }
 
 int64_t CausalDit::time_index(float t) const {

@@ -70,6 +70,9 @@ class CausalDitPasses final : public Passes {
     network_.prepare(*backend_, workspace_, shot);
   }
 
+  // Layers see different pages, and which ones changes from frame to frame.
+  bool recordable() const override { return false; }
+
   void write(int, int steps) override {
     const CausalDit& n = network_;
     n.control(*backend_, workspace_);
@@ -191,7 +194,7 @@ std::unique_ptr<Topology> open_causal_dit(const Section& root, Manifest& m) {
   CausalDitSizes s{.rows = root.size("rows", 1, 1024),
                    .cols = root.size("cols", 1, 1024),
                    .patch = root.size("patch", 1, 16),
-                   .width = root.size("width", 8, 16384),
+                   .width = root.size("width", 8, 8192),
                    .layers = root.size("layers", 1, 128),
                    .heads = root.size("heads", 1, 1024),
                    .kv_heads = root.size("kv_heads", 1, 1024),
