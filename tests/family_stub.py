@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.families.side import How
+
 CASES = {"grey": 100, "broken": 0}
 
 
@@ -16,10 +18,8 @@ def write(folder: Path, case: str) -> None:
     (folder / "grey").write_text(str(CASES[case]))
 
 
-def ours(
-    folder: Path, case: str, threads: int, precision: str
-) -> dict[str, Callable[[], np.ndarray]]:
-    assert (threads, precision) == (1, "int8")
+def ours(folder: Path, case: str, how: How) -> dict[str, Callable[[], np.ndarray]]:
+    assert how == How("cpu", "int8", 1)
     grey = int((folder / "grey").read_text())
     return {"a frame": lambda: np.full((2, 3, 3), grey, np.uint8)}
 

@@ -56,27 +56,42 @@ session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))
 print(session.device, session.precision, session.step(np.eye(4)))"
   pytest=("$python" -m pytest -q -p no:cacheprovider -W default)
   step tests 240 "${pytest[@]}" --device cuda tests/test_cuda.py tests/test_ops.py \
-    tests/test_float8.py tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py
+    tests/test_float8.py tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py \
+    tests/test_convolution.py tests/test_latent_ops.py tests/test_dual_stream_passes.py tests/test_oasis.py \
+    tests/test_causal_dit_passes.py
   if command -v compute-sanitizer >/dev/null; then
-    small='(test_matmul and 33x31x33) or (test_attend and 60x2x24x2) or test_norm_modulate or test_patches'
+    small='(test_matmul and 33x31x33) or (test_attend and 60x2x24x2) or test_norm_modulate or test_patches or test_no_past or test_time_attention_for or test_frames_in_pages'
     for tool in memcheck racecheck; do
       step $tool 60 compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all \
-        "${pytest[@]}" --device cuda tests/test_ops.py tests/test_float8.py -k "$small"
+        "${pytest[@]}" --device cuda tests/test_ops.py tests/test_float8.py tests/test_convolution.py \
+        tests/test_latent_ops.py -k "$small"
     done
   else
     echo "gpu_check: no compute-sanitizer; memcheck and racecheck are skipped"
     echo "memcheck skipped 0" >>"$work/steps"
     echo "racecheck skipped 0" >>"$work/steps"
   fi
-  bench() { # NAME SCRIPT SECONDS: within what is left of ten minutes
-    local left=$((585 - (SECONDS - began)))
-    step "$1" $((left < $3 ? left : $3)) "$python" "benchmarks/$2" --json "$work/$1.json"
+  bench() { # NAME SECONDS ARGUMENTS...: python on them, within what is left of ten minutes
+    local name=$1 most=$2 left=$((585 - (SECONDS - began)))
+    shift 2
+    if [ $left -lt 5 ]; then
+      echo "gpu_check: no time is left for $name"
+      echo "$name skipped 0" >>"$work/steps"
+      return
+    fi
+    step "$name" $((left < most ? left : most)) "$python" "$@"
   }
-  bench ops cuda_ops.py 120
-  bench memory cuda_memory.py 60
-  bench float8 precision.py 60
-  bench models cuda_steps.py 300
-  bench torch cuda_torch.py 600
+  family() { # NAME CASE: at full size with random weights, rtfm_rt alone
+    bench "families-$1" 90 -m benchmarks.families "$1" --case "$2" --device cuda --json "$work/families.json"
+  }
+  bench ops 120 benchmarks/cuda_ops.py --json "$work/ops.json"
+  bench memory 60 benchmarks/cuda_memory.py --json "$work/memory.json"
+  bench float8 60 benchmarks/precision.py --json "$work/float8.json"
+  family efficient_lvsm '256x256, 4 context frames'
+  family oasis 'window of 32, 10 steps'
+  family waypoint '360P, 4 images of 512x256'
+  bench models 300 benchmarks/cuda_steps.py --json "$work/models.json"
+  bench torch 600 benchmarks/cuda_torch.py --json "$work/torch.json"
 fi
 
 file="$folder/$(echo "$gpu" | tr ' /' '--')-$(date -u +%Y-%m-%d).json"

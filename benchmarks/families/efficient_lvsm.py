@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Efficient-LVSM: `benchmarks.families efficient_lvsm CHECKOUT`.
+"""Efficient-LVSM: `benchmarks.families efficient_lvsm [CHECKOUT]`.
 
 CHECKOUT is a checkout of github.com/Ayakaee/Efficient-LVSM; einops and easydict must be installed.
 What its imports need for training only is replaced by nothing, and xformers' attention by PyTorch's
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import rtfm_rt
+from benchmarks.families.side import How
 
 CASES = {"256x256, 1 context frame": (256, 1), "256x256, 4 context frames": (256, 4)}
 KNOWN, NEW = "a view of known frames", "a new frame, and a view"
@@ -57,12 +58,12 @@ def write(folder: Path, case: str) -> None:
     np.savez(folder / "inputs.npz", images=images, poses=poses(context + 1))
 
 
-def ours(folder: Path, case: str, threads: int, precision: str) -> Calls:
+def ours(folder: Path, case: str, how: How) -> Calls:
     inputs = np.load(folder / "inputs.npz")
     images, where = inputs["images"], inputs["poses"]
-    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", precision)
+    model = rtfm_rt.Model(folder / "model.safetensors", how.device, how.precision)
 
-    before = rtfm_rt.Session(model, threads=threads, context=len(images))
+    before = rtfm_rt.Session(model, threads=how.threads, context=len(images))
     for image, pose in zip(images[:-1], where, strict=False):
         before.observe(image, pose)
     whole = before.fork()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Oasis-500M: `benchmarks.families oasis CHECKOUT`.
+"""Oasis-500M: `benchmarks.families oasis [CHECKOUT]`.
 
 CHECKOUT is a checkout of github.com/etched-ai/open-oasis; einops must be installed.
 
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import rtfm_rt
+from benchmarks.families.side import How
 
 CASES = {  # the window with the new frame in it, and the steps
     "window of 4, 10 steps": (4, 10),
@@ -57,11 +58,11 @@ def write(folder: Path, case: str) -> None:
     convert_published(files, folder / "model.safetensors", dtype="float32")
 
 
-def ours(folder: Path, case: str, threads: int, precision: str) -> Calls:
+def ours(folder: Path, case: str, how: How) -> Calls:
     window, steps = CASES[case]
     images, actions = inputs(window)
-    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", precision)
-    session = rtfm_rt.Session(model, threads=threads, steps=steps, seed=SEED)
+    model = rtfm_rt.Model(folder / "model.safetensors", how.device, how.precision)
+    session = rtfm_rt.Session(model, threads=how.threads, steps=steps, seed=SEED)
     for image, action in zip(images, actions, strict=False):
         session.observe(image, action=action)
     return {FRAME: lambda: np.asarray(session.fork().step(action=actions[-1]))}

@@ -11,11 +11,19 @@ import re
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 PATIENCE = 1800  # seconds to load, and for one call
+
+
+class How(NamedTuple):
+    """What rtfm_rt computes on; threads are those of both sides."""
+
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: int = 2
 
 
 def peak_mb() -> int:
@@ -31,20 +39,19 @@ def serve(
     name: str,
     module: str,
     *where: Any,
-    checkout: Path,
-    threads: int,
-    precision: str,
+    checkout: Path | None,
+    how: How,
 ) -> None:
-    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: how.threads]))
     try:
         family = importlib.import_module(module)
         start = time.perf_counter()
         if name == "ours":
-            calls = family.ours(*where, threads, precision)
+            calls = family.ours(*where, how)
         else:
             import torch
 
-            torch.set_num_threads(threads)
+            torch.set_num_threads(how.threads)
             torch.set_grad_enabled(False)
             calls = family.theirs(*where, checkout)
         connection.send((time.perf_counter() - start, list(calls)))
@@ -66,16 +73,15 @@ class Side:
         module: str,
         folder: Path,
         case: str,
-        checkout: Path,
-        threads: int,
-        precision: str,
+        checkout: Path | None,
+        how: How,
     ):
         spawn = multiprocessing.get_context("spawn")
         self.connection, theirs = spawn.Pipe()
         self.process = spawn.Process(
             target=serve,
             args=(theirs, name, module, folder, case),
-            kwargs={"checkout": checkout, "threads": threads, "precision": precision},
+            kwargs={"checkout": checkout, "how": how},
             daemon=True,
         )
         self.process.start()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waypoint-1.5 (360P): `benchmarks.families waypoint CHECKOUT`.
+"""Waypoint-1.5 (360P): `benchmarks.families waypoint [CHECKOUT]`.
 
 CHECKOUT holds checkouts of github.com/Overworldai/world_engine and github.com/madebyollin/taehv
 under the names world_engine and taehv; einops, tensordict and rotary-embedding-torch must be
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 import rtfm_rt
+from benchmarks.families.side import How
 
 CASES = {"360P, 4 images of 512x256": (8, 16)}
 STEP = "a step"
@@ -114,9 +115,9 @@ def action(frame: int) -> np.ndarray:
     return values
 
 
-def ours(folder: Path, case: str, threads: int, precision: str) -> Calls:
-    model = rtfm_rt.Model(folder / "model.safetensors", "cpu", precision)
-    session = rtfm_rt.Session(model, threads=threads)
+def ours(folder: Path, case: str, how: How) -> Calls:
+    model = rtfm_rt.Model(folder / "model.safetensors", how.device, how.precision)
+    session = rtfm_rt.Session(model, threads=how.threads)
     for frame, picture in enumerate(pictures(case)):
         session.observe(picture, action=action(frame))
 
