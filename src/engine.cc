@@ -28,18 +28,17 @@ void Engine::launch(std::unique_ptr<Recording>& recording, const F& work) {
     work();
 }
 
-// Everything that frames will launch is recorded before the first one, on an empty page.
+// What frames will launch is recorded before the first one, on an empty page. A window of the
+// frames before grows only once, so its sizes but the last are recorded when they come.
 void Engine::warm_up() {
   const Manifest& m = model_->manifest();
   const Buffer page(backend_, model_->network().page_bytes(*backend_));
   const std::vector<ContextPage> pages(size_t(context_), {page.data(), Mat4{}, 0});
   launch_read({}, page.data());
-  for (size_t count = 0; count <= pages.size(); ++count) {
+  for (size_t count = m.by_actions() ? pages.size() : 1; count <= pages.size(); ++count) {
     const Shot shot{.context = {pages.data(), count}};
-    for (auto table = m.samplers.begin(); count > 0 && table != m.samplers.end(); ++table)
-      launch_write(shot, table->first);
+    for (const auto& [steps, table] : m.samplers) launch_write(shot, steps);
     if (m.by_actions()) keep(shot, page.data());
-    if (m.sequence.renew) renew(shot, page.data());
   }
   finish();
 }

@@ -26,7 +26,7 @@ void run_items(const Args& a) {
 
 std::array<Range, 3> ranges(const EpilogueArgs& a) {
   const int64_t y = a.epilogue == Epilogue::store || a.epilogue == Epilogue::signed_sigmoid ? 4 : 2;
-  return {{{a.r, rows_of(a.rows, a.n, a.r_stride, 4)},
+  return {{{a.r, a.rows * a.r_stride * 4},
            {a.residual, a.residual ? rows_of(a.rows, a.n, a.residual_stride, 2) : 0},
            {a.y, rows_of(a.rows, a.n, a.y_stride, y)}}};
 }

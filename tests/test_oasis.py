@@ -125,6 +125,19 @@ def test_read_pass(golden, model_file, device):
         assert relative_error(kv[layer, 1], want[layer, 1]) <= TOLERANCE[net.precision]
 
 
+def test_float8(golden, model_file, float8):
+    """Codec and network with weights in e4m3: near what bfloat16 makes, and something else."""
+    path = model_file()
+    model = st_dit.load(path)[0]
+    given = golden["image"], 1, golden["actions"][1], []
+    wide, small = (
+        parse(_testing.Passes(path, float8, kind, context=RECENT).read(*given), model, "bfloat16")
+        for kind in ("bfloat16", "float8")
+    )
+    for got, want in zip(small[:2], wide[:2], strict=True):
+        assert 1e-2 < relative_error(got, want) < 0.2
+
+
 def clean_pages(net: Any, golden: Any, count: int) -> list[tuple[int, np.ndarray]]:
     """The pages of the first frames of noise as if they were clean, newest first."""
     pages: list[tuple[int, np.ndarray]] = []

@@ -18,7 +18,7 @@ constexpr bool in_matmul(Epilogue e) { return e <= Epilogue::silu; }
 
 // y = what the epilogue makes of r.
 struct EpilogueArgs {
-  const float* r;        // [rows, n]
+  const float* r;        // [rows, n], rows on 16 bytes and padded to 4 values
   const void* residual;  // [rows, n] operand, residual_relu only
   void* y;               // [rows, n]
   int64_t r_stride, residual_stride, y_stride;

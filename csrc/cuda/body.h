@@ -80,6 +80,26 @@ RTFM_BODY Quad load_quad(const float* p, int64_t left, bool aligned) {
   return q;
 }
 
+// `left` of four values to p, at most all.
+RTFM_BODY void store_quad(float* p, const Quad& q, int64_t left) {
+  if (left >= 4 && reinterpret_cast<uintptr_t>(p) % sizeof q == 0) {
+    *reinterpret_cast<Quad*>(p) = q;
+    return;
+  }
+  for (int i = 0; i < 4; ++i)
+    if (i < left) p[i] = q.v[i];
+}
+RTFM_BODY void store_quad(Half* p, const Quad& q, int64_t left) {
+  HalfQuad half;
+  for (int i = 0; i < 4; ++i) half.v[i] = to_half(q.v[i]);
+  if (left >= 4 && reinterpret_cast<uintptr_t>(p) % sizeof half == 0) {
+    *reinterpret_cast<HalfQuad*>(p) = half;
+    return;
+  }
+  for (int i = 0; i < 4; ++i)
+    if (i < left) p[i] = half.v[i];
+}
+
 // The sum of v over the group, to every thread of it.
 template <class Group>
 RTFM_BODY float sum(Group& g, float v) {

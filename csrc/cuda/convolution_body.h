@@ -30,7 +30,8 @@ RTFM_BODY int64_t items(const UnfoldArgs& a) { return a.places * (a.stride / 8);
 
 RTFM_BODY void item(const UnfoldArgs& a, int64_t i) {
   const ConvolutionArgs& c = a.of;
-  const int octets = int(a.stride / 8), place = int(a.first + i / octets), k = int(i % octets) * 8;
+  const int octets = int(a.stride / 8), place = int(a.first) + int(i) / octets;
+  const int k = int(i) % octets * 8;
   const int row = place / int(a.cols) * int(c.stride) - int(c.padding);
   const int col = place % int(a.cols) * int(c.stride) - int(c.padding);
   const int depth = int(c.side * c.side * (c.channels + c.past_channels));
@@ -45,33 +46,33 @@ RTFM_BODY void item(const UnfoldArgs& a, int64_t i) {
   static_cast<HalfOctet*>(a.seen)[i] = values;
 }
 
-// An item: a value of y.
-RTFM_BODY int64_t items(const EpilogueArgs& a) { return a.rows * a.n; }
+// An item: four values of a row.
+RTFM_BODY int64_t items(const EpilogueArgs& a) { return a.rows * ((a.n + 3) / 4); }
+
+RTFM_BODY float finished(Epilogue epilogue, float r, float residual) {
+  switch (epilogue) {
+    case Epilogue::signed_sigmoid:
+      return tanhf(0.5f * r);
+    case Epilogue::relu:
+      return r < 0.f ? 0.f : r;  // NaN stays NaN
+    case Epilogue::residual_relu:
+      return residual + r < 0.f ? 0.f : residual + r;
+    default:  // store, operand
+      return r;
+  }
+}
 
 RTFM_BODY void item(const EpilogueArgs& a, int64_t i) {
-  const int64_t row = i / a.n, col = i % a.n;
-  const float r = a.r[row * a.r_stride + col];
-  float* wide = static_cast<float*>(a.y) + row * a.y_stride + col;
-  Half* y = static_cast<Half*>(a.y) + row * a.y_stride + col;
-  const auto positive = [](float x) { return x < 0.f ? 0.f : x; };  // NaN stays NaN
-  switch (a.epilogue) {
-    case Epilogue::store:
-      *wide = r;
-      break;
-    case Epilogue::signed_sigmoid:
-      *wide = tanhf(0.5f * r);
-      break;
-    case Epilogue::relu:
-      *y = to_half(positive(r));
-      break;
-    case Epilogue::residual_relu: {
-      const Half* residual = static_cast<const Half*>(a.residual) + row * a.residual_stride + col;
-      *y = to_half(positive(from_half(*residual) + r));
-      break;
-    }
-    default:  // operand
-      *y = to_half(r);
-  }
+  const int64_t quads = (a.n + 3) / 4, row = i / quads, col = i % quads * 4, left = a.n - col;
+  const int64_t at = row * a.y_stride + col;
+  const Half* residual = static_cast<const Half*>(a.residual) + row * a.residual_stride + col;
+  Quad v = load_quad(a.r + row * a.r_stride + col, left, true);
+  for (int j = 0; j < 4; ++j)
+    v.v[j] = finished(a.epilogue, v.v[j], a.residual && j < left ? from_half(residual[j]) : 0.f);
+  if (a.epilogue == Epilogue::store || a.epilogue == Epilogue::signed_sigmoid)
+    store_quad(static_cast<float*>(a.y) + at, v, left);
+  else
+    store_quad(static_cast<Half*>(a.y) + at, v, left);
 }
 
 }  // namespace rtfm::cuda
