@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
         names = devices(metafunc.config.getoption("--device"))
         metafunc.parametrize("device", names, indirect=True)
-    if "tier" in metafunc.fixturenames:  # of the CPU, for what no other device has yet
+    if "tier" in metafunc.fixturenames:  # of the CPU, whose steps allocate nothing
         names = devices(metafunc.config.getoption("--device"))
         metafunc.parametrize("tier", [name for name in names if name.startswith("cpu")])
 

@@ -86,6 +86,13 @@ def test_no_past_is_zeros(codec, rng):
     assert got.tobytes() != codec().convolution(**given, past=np.ones((12, 8))).tobytes()
 
 
+def test_more_places_than_are_unfolded_at_a_time(codec, rng):
+    x, added = rng.integers(-8, 9, (2, 600 * 500, 1)).astype(np.float32)
+    given = {"width": 500, "w": np.full((1, 1), 2.0), "bias": np.ones(1), "side": 1, "padding": 0}
+    got = codec().convolution(x=x, residual=added, **given, epilogue="residual_relu")
+    assert np.array_equal(got, np.maximum(2 * x + 1 + added, 0))
+
+
 @pytest.mark.parametrize(("rows", "cols", "channels", "patch"), [(4, 6, 4, 2), (3, 6, 33, 3)])
 def test_latents_are_squashed(codec, device, rows, cols, channels, patch, rng):
     tokens = normal(rng, rows * cols // patch**2, patch**2 * channels, scale=3)

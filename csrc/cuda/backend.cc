@@ -48,7 +48,7 @@ class CudaBackend final : public Backend {
     throw BackendError(name_ + ": " + problem);
   }
   ~CudaBackend() override {
-    for (void* memory : scratch_) api_.release(context_, memory);
+    for (void* memory : held_) api_.release(context_, memory);
     api_.close(context_);
   }
   CudaBackend(const CudaBackend&) = delete;
@@ -178,6 +178,10 @@ class CudaBackend final : public Backend {
 
  private:
   enum Purpose : size_t { kProduct, kSeen };
+  struct Scratch {
+    void* memory = nullptr;
+    int64_t bytes = 0;
+  };
 
   // The product to memory, and the epilogue from there.
   void multiply_first(Status (*matmul)(Context*, const MatmulArgs*), const MatmulArgs& a) {
@@ -200,10 +204,10 @@ class CudaBackend final : public Backend {
   // Memory between the launches of one op. It grows while nothing is recorded, as work is done once
   // before that; recorded work may hold what was in use before.
   void* scratch(Purpose purpose, int64_t bytes) {
-    Scratch& s = in_use_[purpose];
+    Scratch& s = scratch_[purpose];
     if (bytes > s.bytes) {
-      s.bytes = std::max(bytes, 2 * s.bytes);
-      scratch_.push_back(s.memory = allocate(s.bytes));
+      bytes = std::max(bytes, 2 * s.bytes);
+      s = {held_.emplace_back(allocate(bytes)), bytes};
     }
     return s.memory;
   }
@@ -230,11 +234,8 @@ class CudaBackend final : public Backend {
   std::string name_;
   DType weights_;
   Context* context_ = nullptr;
-  struct Scratch {
-    void* memory = nullptr;
-    int64_t bytes = 0;
-  } in_use_[2];
-  std::vector<void*> scratch_;  // all of it
+  Scratch scratch_[2];       // by purpose, what is in use
+  std::vector<void*> held_;  // that and what it grew out of
 };
 
 }  // namespace
