@@ -216,6 +216,40 @@ def test_gpu_check_without_a_gpu(tmp_path):
     assert "no GPU answers" in done.stdout and "skipped: build, tests" in done.stdout
 
 
+def test_gpu_check_goes_step_by_step(tmp_path):
+    """With a driver, a compiler and a Python that only note what they are asked."""
+    commands = {
+        "nvidia-smi": "case $* in *compute_cap*) echo 9.0;; *) echo Some GPU;; esac",
+        "nvcc": "echo release 13.0",
+        "python": f"""case $* in
+  tools/gpu_report*) exec {sys.executable} "$@";;
+  *benchmarks.families*) echo '{{}}' > build/gpu_check/families.json;;
+  *cuda_memory*) exit 3;;
+esac
+echo "$@" >> asked""",
+    }
+    for folder in "bin", "tools":
+        (tmp_path / folder).mkdir()
+    for name, body in commands.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    for name in "gpu_check.sh", "gpu_report.py":
+        shutil.copy(ROOT / "tools" / name, tmp_path / "tools")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    command = ["bash", "tools/gpu_check.sh", "out"]
+    env = {**os.environ, "PATH": path, "PYTHON": str(tmp_path / "bin" / "python")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, timeout=60, capture_output=True)
+    assert done.returncode == 1  # one step failed
+    (report,) = (json.loads(file.read_text()) for file in (tmp_path / "out").iterdir())
+    assert report["gpu"] == "Some GPU" and report["families"] == {}
+    assert report["steps"]["memory"]["result"] == "failed (3)"
+    assert report["steps"]["families-waypoint"]["result"] == "passed"
+    asked = (tmp_path / "asked").read_text()
+    assert "CUDA_ARCHS=90a-real" in asked and "tests/test_oasis.py" in asked
+    for family in "efficient_lvsm", "oasis", "waypoint":
+        assert re.search(rf"-m benchmarks.families {family} .*--device cuda", asked)
+
+
 # ---- Recorded work.
 
 

@@ -81,16 +81,16 @@ print(session.device, session.precision, session.step(np.eye(4)))"
     fi
     step "$name" $((left < most ? left : most)) "$python" "$@"
   }
-  family() { # NAME CASE: at full size with random weights, rtfm_rt alone
-    bench "families-$1" 90 -m benchmarks.families "$1" --case "$2" --device cuda --json "$work/families.json"
+  family() { # NAME SECONDS CASE: at full size with random weights, rtfm_rt alone
+    bench "families-$1" "$2" -m benchmarks.families "$1" --case "$3" --device cuda --json "$work/families.json"
   }
   bench ops 120 benchmarks/cuda_ops.py --json "$work/ops.json"
   bench memory 60 benchmarks/cuda_memory.py --json "$work/memory.json"
   bench float8 60 benchmarks/precision.py --json "$work/float8.json"
-  family efficient_lvsm '256x256, 4 context frames'
-  family oasis 'window of 32, 10 steps'
-  family waypoint '360P, 4 images of 512x256'
   bench models 300 benchmarks/cuda_steps.py --json "$work/models.json"
+  family efficient_lvsm 60 '256x256, 4 context frames'
+  family oasis 90 'window of 32, 10 steps'
+  family waypoint 150 '360P, 4 images of 512x256'
   bench torch 600 benchmarks/cuda_torch.py --json "$work/torch.json"
 fi
 

@@ -51,7 +51,7 @@ def main() -> None:
             "seconds": int(seconds),
             "last_line": last_line(log) if log.exists() else "",
         }
-    for name in ("ops", "memory", "float8", "families", "models", "torch"):
+    for name in ("ops", "memory", "float8", "models", "families", "torch"):
         if (folder / f"{name}.json").exists():
             report[name] = json.loads((folder / f"{name}.json").read_text())
     json.dump(report, sys.stdout, indent=1)
