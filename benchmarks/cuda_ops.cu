@@ -83,8 +83,8 @@ __global__ void attention_reference(rtfm::AttentionArgs a, int64_t every, float*
   const auto* context = static_cast<const __nv_bfloat16*>(a.context);
   float* s = scores + (blockIdx.x * a.heads + head) * keys;
   const auto at = [&](int64_t key, int64_t values) {
-    const int64_t slot = key / a.tokens;
-    return context + (((2 * slot + values) * a.heads + head) * padded + key % a.tokens) * a.dim;
+    const int64_t part = 2 * (key / a.tokens) + values, shared = head * a.kv_heads / a.heads;
+    return context + ((part * a.kv_heads + shared) * padded + key % a.tokens) * a.dim;
   };
   for (int64_t key = threadIdx.x; key < keys; key += blockDim.x) {
     float sum = 0;
@@ -116,6 +116,8 @@ __global__ void matmul_reference(rtfm::MatmulArgs a, int64_t w_stride, const flo
     if (a.bias) r += a.bias[col];
     if (a.epilogue == rtfm::Epilogue::gelu)
       r = 0.5f * r * (1 + tanhf(0.7978845608f * (r + 0.044715f * r * r * r)));
+    if (a.epilogue == rtfm::Epilogue::gelu_erf) r = 0.5f * r * (1 + erff(0.70710678f * r));
+    if (a.epilogue == rtfm::Epilogue::silu) r = r / (1 + expf(-r));
     if (a.epilogue == rtfm::Epilogue::gated_residual)
       r = before[row * a.y_stride + col] + a.gate[col] * r;
     want[blockIdx.x * a.n + col] = r;
@@ -189,10 +191,11 @@ int sets_for(int64_t bytes) {
 
 // ---- Cases.
 
-void time_attention(const TensorOps& ops, int64_t tokens, int64_t slots, int64_t heads,
-                    int64_t dim) {
+// group: heads of queries that share one of keys and values.
+void time_attention(const TensorOps& ops, int64_t tokens, int64_t slots, int64_t heads, int64_t dim,
+                    int64_t group = 1) {
   const int64_t keys = round_up(tokens, 64), queries = round_up(tokens, 128);
-  const int64_t rows = slots * 2 * heads * keys, stride = round_up(heads * dim, 64);
+  const int64_t rows = slots * 2 * (heads / group) * keys, stride = round_up(heads * dim, 64);
   const int sets = sets_for(rows * dim * 2);
   std::vector<rtfm::AttentionArgs> args;
   for (int i = 0; i < sets; ++i)
@@ -204,7 +207,7 @@ void time_attention(const TensorOps& ops, int64_t tokens, int64_t slots, int64_t
                     .slots = slots,
                     .tokens = tokens,
                     .heads = heads,
-                    .kv_heads = heads,
+                    .kv_heads = heads / group,
                     .dim = dim});
   void* workspace = hold(std::max<int64_t>(ops.attention_workspace(args[0]), 256));
   CHECK(cudaMemset(args[0].y, 0xff, size_t(tokens * stride * 2)));
@@ -222,8 +225,9 @@ void time_attention(const TensorOps& ops, int64_t tokens, int64_t slots, int64_t
   const double flop = 4.0 * tokens * tokens * slots * heads * dim;
   std::printf(
       "{\"op\": \"attention\", \"dtype\": \"bf16\", \"tokens\": %ld, \"slots\": %ld, "
-      "\"heads\": %ld, \"dim\": %ld, \"us\": %.3f, \"tflops\": %.2f, \"error\": %.3g}\n",
-      long(tokens), long(slots), long(heads), long(dim), us, flop / us * 1e-6, error);
+      "\"heads\": %ld, \"group\": %ld, \"dim\": %ld, \"us\": %.3f, \"tflops\": %.2f, "
+      "\"error\": %.3g}\n",
+      long(tokens), long(slots), long(heads), long(group), long(dim), us, flop / us * 1e-6, error);
   std::fflush(stdout);
   release_all();
 }
@@ -244,8 +248,9 @@ void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_
                  rtfm::Epilogue epilogue) {
   const int64_t stride = round_up(k, 64), y_stride = round_up(n, 64);
   const int64_t x_rows = round_up(rows, 128), w_rows = round_up(n, 128);
-  const bool gelu = epilogue == rtfm::Epilogue::gelu;
-  const int64_t y_bytes = x_rows * y_stride * (gelu ? 2 : 4);
+  const bool gated = epilogue == rtfm::Epilogue::gated_residual;
+  const bool operand = !gated && epilogue != rtfm::Epilogue::store;
+  const int64_t y_bytes = x_rows * y_stride * (operand ? 2 : 4);
   const int sets = sets_for((rows * k + n * k) * (fp8 ? 1 : 2));
   std::vector<rtfm::MatmulArgs> args;
   std::vector<rtfm::cuda::Fp8Scales> scales;
@@ -283,7 +288,6 @@ void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_
 
   // the residual adds to what is there; the others must overwrite the poison
   const rtfm::MatmulArgs& a = args[0];
-  const bool gated = epilogue == rtfm::Epilogue::gated_residual;
   float* before = gated ? random<float>(rows, n, x_rows, y_stride, 1) : nullptr;
   if (gated)
     CHECK(cudaMemcpy(a.y, before, size_t(y_bytes), cudaMemcpyDeviceToDevice));
@@ -301,10 +305,10 @@ void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_
         <<<samples, 256>>>(a, stride, nullptr, nullptr, before, every, want);
   CHECK(cudaGetLastError());
   const double error =
-      gelu ? error_of(static_cast<const __nv_bfloat16*>(a.y), rows, n, y_stride, every, want)
-           : error_of(static_cast<const float*>(a.y), rows, n, y_stride, every, want);
+      operand ? error_of(static_cast<const __nv_bfloat16*>(a.y), rows, n, y_stride, every, want)
+              : error_of(static_cast<const float*>(a.y), rows, n, y_stride, every, want);
   const double us = time_of(sets, launch);
-  const char* names[] = {"store", "gelu", "gated"};
+  const char* names[] = {"store", "gelu", "gated", "gelu_erf", "silu"};
   std::printf(
       "{\"op\": \"matmul\", \"dtype\": \"%s\", \"rows\": %ld, \"n\": %ld, \"k\": %ld, "
       "\"epilogue\": \"%s\", \"us\": %.3f, \"tflops\": %.2f, \"error\": %.3g}\n",
@@ -341,11 +345,15 @@ int main() {
   }
   time_attention(ops, 256, 128, 16, 128);
   time_attention(ops, 1024, 32, 16, 128);
+  time_attention(ops, 128, 17, 32, 64, 2);
+  time_attention(ops, 512, 17, 32, 64, 2);
 
   using rtfm::Epilogue;
   for (const bool fp8 : {false, true}) {
     if (fp8 && !ops.has_fp8()) break;
     time_matmul(ops, fp8, 64, 256, 256, Epilogue::store);
+    time_matmul(ops, fp8, 1024, 3072, 768, Epilogue::gelu_erf);
+    time_matmul(ops, fp8, 512, 8192, 2048, Epilogue::silu);
     for (const int64_t width : {1280, 2048})
       for (const int64_t rows : {256, 512, 1024}) {
         time_matmul(ops, fp8, rows, 3 * width, width, Epilogue::store);
