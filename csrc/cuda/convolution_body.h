@@ -65,10 +65,11 @@ RTFM_BODY float finished(Epilogue epilogue, float r, float residual) {
 RTFM_BODY void item(const EpilogueArgs& a, int64_t i) {
   const int64_t quads = (a.n + 3) / 4, row = i / quads, col = i % quads * 4, left = a.n - col;
   const int64_t at = row * a.y_stride + col;
-  const Half* residual = static_cast<const Half*>(a.residual) + row * a.residual_stride + col;
+  const Half* residual = static_cast<const Half*>(a.residual);
+  if (residual) residual += row * a.residual_stride + col;
   Quad v = load_quad(a.r + row * a.r_stride + col, left, true);
   for (int j = 0; j < 4; ++j)
-    v.v[j] = finished(a.epilogue, v.v[j], a.residual && j < left ? from_half(residual[j]) : 0.f);
+    v.v[j] = finished(a.epilogue, v.v[j], residual && j < left ? from_half(residual[j]) : 0.f);
   if (a.epilogue == Epilogue::store || a.epilogue == Epilogue::signed_sigmoid)
     store_quad(static_cast<float*>(a.y) + at, v, left);
   else
