@@ -107,7 +107,7 @@ void bind_frame(py::module_& m) {
                              [](const Frame& f) { return py::make_tuple(f.height, f.width, 3); })
       .def_property_readonly(
           "pose", [](const Frame& f) { return from_pose(f.view.pose); },
-          "Camera-to-world (4, 4) float64, as given to step().")
+          "Camera-to-world (4, 4) float64: where it is seen from, and remembered.")
       .def_property_readonly(
           "intrinsics",
           [](const Frame& f) { return py::make_tuple(f.view.intrinsics.fx, f.view.intrinsics.fy); },

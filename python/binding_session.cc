@@ -7,6 +7,7 @@
 #include "python/bindings.h"
 #include "python/convert.h"
 #include "src/model.h"
+#include "src/pose_slot.h"
 #include "src/session.h"
 
 namespace rtfm::python {
@@ -181,10 +182,36 @@ void bind_memory(py::module_& m) {
           "none; nothing is encoded again.");
 }
 
+void bind_pose_slot(py::module_& m) {
+  py::class_<PoseSlot>(m, "PoseSlot",
+                       "The newest pose of a camera: one thread writes it, and step(slot) takes "
+                       "the one that was written last when the frame is launched. Elsewhere it is "
+                       "the pose that it holds at the call. Neither side ever waits for the other.")
+      .def(py::init(
+               [](const py::object& pose) { return std::make_unique<PoseSlot>(to_pose(pose)); }),
+           "pose"_a)
+      .def(
+          "write", [](PoseSlot& self, const py::object& pose) { self.write(to_pose(pose)); },
+          "pose"_a,
+          "Replaces the pose, from any thread. One that step would refuse is a PoseError here, and "
+          "the slot keeps the one before.")
+      .def(
+          "read", [](const PoseSlot& self) { return from_pose(self.read()); },
+          "The pose written last: camera-to-world (4, 4) float64.")
+      .def(
+          "__array__",
+          [](const PoseSlot& self, const py::object& dtype, const py::object&) -> py::object {
+            const py::object matrix = from_pose(self.read());
+            return dtype.is_none() ? matrix : matrix.attr("astype")(dtype);
+          },
+          "dtype"_a = py::none(), "copy"_a = py::none());
+}
+
 }  // namespace
 
 void bind_session(py::module_& m) {
   bind_memory(m);
+  bind_pose_slot(m);
   py::class_<Session, std::shared_ptr<Session>>(m, "Session")
       .def(py::init([](Session& parent) {
              const py::gil_scoped_release release;
@@ -232,13 +259,17 @@ void bind_session(py::module_& m) {
               return self.act(actions, seconds, pixels);
             }
             const View view = to_pose_target(self, pose, action, intrinsics, "step");
+            const auto* slot =
+                py::isinstance<PoseSlot>(pose) ? pose.cast<const PoseSlot*>() : nullptr;
             const py::gil_scoped_release release;
-            return self.step(view, seconds, pixels);
+            return slot ? self.step(*slot, view.intrinsics, seconds, pixels)
+                        : self.step(view, seconds, pixels);
           },
           "pose"_a = py::none(), py::kw_only(), "action"_a = py::none(),
           "intrinsics"_a = py::none(), "deadline"_a = py::none(), "out"_a = py::none(),
           "The frame seen from `pose`, or, of a model that goes by actions, the one that `action` "
-          "leads to: a dict of names and numbers (see `actions`), or an array of all. deadline: "
+          "leads to: a dict of names and numbers (see `actions`), or an array of all. A PoseSlot "
+          "gives the pose that is written last; `frame.pose` says which. deadline: "
           "seconds; takes fewer denoising steps where that "
           "helps "
           "and sets `late` where it did not. out: uint8 (height, width, 3) to write to as well.")

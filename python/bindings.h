@@ -6,6 +6,6 @@
 
 namespace rtfm::python {
 
-void bind_session(pybind11::module_& m);  // Memory and Session
+void bind_session(pybind11::module_& m);  // Memory, PoseSlot and Session
 
 }  // namespace rtfm::python

@@ -176,14 +176,14 @@ int64_t Session::observe_target(const uint8_t* image, const Target& target) {
   return next_id_++;
 }
 
-Frame Session::step_to(const Target& target, std::optional<double> deadline, uint8_t* out) {
+Frame Session::step_to(Target target, std::optional<double> deadline, uint8_t* out) {
   const Busy busy(*this);
   const Clock::time_point start = Clock::now();
   check_target(target, "step");
   check_deadline(deadline);
   if (!deadline) deadline = options_.deadline;
 
-  const Context context = recall(target.view, false);
+  const Context context = target.latest ? recall_latest(target) : recall(target.view, false);
   Frame frame = generate(target, context, affordable_steps(deadline));
   frame.committed = context.remembered < *options_.commit_below;
   if (frame.committed) commit(target, context, frame);

@@ -17,6 +17,7 @@
 #include "src/frame.h"
 #include "src/memory.h"
 #include "src/model.h"
+#include "src/pose_slot.h"
 
 namespace rtfm {
 
@@ -67,6 +68,13 @@ class Session {
   // context supports less of it than commit_below. Throws WorldError in an empty world.
   Frame step(const View& view, std::optional<double> deadline = {}, uint8_t* out = nullptr) {
     return step_to({view, {}}, deadline, out);
+  }
+
+  // The same for the pose that was written last when the frame is launched: when the device is done
+  // with earlier frames and pages are at hand. The frame says which one it was.
+  Frame step(const PoseSlot& slot, const Intrinsics& intrinsics,
+             std::optional<double> deadline = {}, uint8_t* out = nullptr) {
+    return step_to({{slot.read(), intrinsics}, {}, &slot}, deadline, out);
   }
 
   // The frame that step(view) would return now; nothing is committed and nothing changes.
@@ -135,6 +143,7 @@ class Session {
   struct Target {  // the frame that is wanted
     View view;
     std::span<const float> actions;
+    const PoseSlot* latest = nullptr;  // where the view's pose comes from, if it may still change
   };
   struct Context {  // what one frame attends to
     int count = 0;
@@ -147,7 +156,7 @@ class Session {
   };
   Engine& engine();
   int64_t observe_target(const uint8_t* image, const Target& target);
-  Frame step_to(const Target& target, std::optional<double> deadline, uint8_t* out);
+  Frame step_to(Target target, std::optional<double> deadline, uint8_t* out);
   Frame imagine_target(const Target& target);
   Target target(std::span<const float> actions) const;
   void check_target(const Target& target, const char* call) const;
@@ -157,7 +166,9 @@ class Session {
   void commit(const Target& target, const Context& context, const Frame& frame);
 
   Context recall(const View& view, bool dreaming);
-  Context recall(const Plan& plan, const View& view, bool dreaming);
+  Context recall(const Plan& plan, int missed, const View& view, bool dreaming);
+  Context recall_latest(Target& target);
+  void aim(Target& target);
   Context window(const View& view, bool dreaming);
   Context seen(const View& view, bool dreaming);
   void renew(Context& context);
@@ -165,6 +176,7 @@ class Session {
   void check_pages(const World& world) const;
   void restore_pages(const World& world);
   int most_missed(const Plan& plan) const;
+  bool fetch_missed(const View& view);
   void prefetch(const View& view);
   const std::byte* encode(int32_t slot, std::byte* page);
   const std::byte* make_page(int32_t slot, std::span<const int32_t> keep);

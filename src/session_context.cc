@@ -22,7 +22,28 @@ Session::Context Session::recall(const View& view, bool dreaming) {
                     "observe first");
   if (model_->manifest().by_actions()) return window(view, dreaming);
   FrameCache& frames = memory_.frames();
-  return recall(dreaming ? frames.peek(view) : frames.plan(view), view, dreaming);
+  const Plan plan = dreaming ? frames.peek(view) : frames.plan(view);
+  return recall(plan, most_missed(plan), view, dreaming);
+}
+
+// The pose written last, read when the device has nothing else to do before the frame.
+void Session::aim(Target& target) {
+  engine().finish();
+  target.view.pose = target.latest->read();
+}
+
+// The context for the newest pose. A page that is missed takes its time to be encoded, so it comes
+// before that pose is read for good; what else the new one may miss waits for later steps.
+Session::Context Session::recall_latest(Target& target) {
+  aim(target);
+  if (!fetch_missed(target.view)) return recall(target.view, false);
+  aim(target);
+  const Plan plan = memory_.frames().plan(target.view);
+  const bool shown = std::any_of(plan.slots, plan.slots + plan.count,
+                                 [&](int32_t slot) { return memory_.has_page(slot); });
+  Context context = recall(plan, shown ? -1 : most_missed(plan), target.view, false);
+  context.complete = false;
+  return context;
 }
 
 Session::Context Session::window(const View& view, bool dreaming) {
@@ -83,12 +104,12 @@ int Session::most_missed(const Plan& plan) const {
   return most;
 }
 
-// The first `context` frames of the plan whose pages are at hand. One that is not is encoded again;
-// for the others the plan's spares stand in until later steps encode them, so that a step costs one
-// read pass more at most. Dreaming leaves no trace: it encodes into scratch.
-Session::Context Session::recall(const Plan& plan, const View& view, bool dreaming) {
+// The first `context` frames of the plan whose pages are at hand. The one that is `missed` (-1:
+// none) is encoded again; for the others the plan's spares stand in until later steps encode them,
+// so that a step costs one read pass more at most. Dreaming leaves no trace: it encodes into
+// scratch.
+Session::Context Session::recall(const Plan& plan, int missed, const View& view, bool dreaming) {
   const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
-  const int missed = most_missed(plan);
   const double world_scale = model_->manifest().world_scale;
   Context context;
   context.complete = missed < 0;
@@ -115,11 +136,16 @@ Session::Context Session::recall(const Plan& plan, const View& view, bool dreami
 // A step that had nothing else to encode looks one step ahead along the motion since the last one,
 // and encodes the page that will be missed most there.
 void Session::prefetch(const View& view) {
-  if (!last_pose_ || memory_.resident() == memory_.frames().size()) return;
-  const Plan plan = memory_.frames().peek({extrapolate(*last_pose_, view.pose), view.intrinsics});
-  const std::span<const int32_t> planned(plan.slots, size_t(plan.count));
+  if (last_pose_) fetch_missed({extrapolate(*last_pose_, view.pose), view.intrinsics});
+}
+
+// Encodes the page that a frame at `view` would miss most; whether there is one.
+bool Session::fetch_missed(const View& view) {
+  if (memory_.resident() == memory_.frames().size()) return false;
+  const Plan plan = memory_.frames().peek(view);
   const int missed = most_missed(plan);
-  if (missed >= 0) make_page(plan.slots[missed], planned);
+  if (missed >= 0) make_page(plan.slots[missed], {plan.slots, size_t(plan.count)});
+  return missed >= 0;
 }
 
 // What a pass is told of the frame that it makes or encodes.

@@ -131,6 +131,7 @@ Status finish(Context* c) {
     return fail(c, error.what());
   }
   c->waiting.clear();
+  if (cuda_emulation().on_wait) cuda_emulation().on_wait();
   return Status::ok;
 }
 

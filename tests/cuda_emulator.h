@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 namespace rtfm::testing {
 
@@ -24,6 +25,7 @@ struct CudaEmulation {
   bool fp8 = true;     // whether they have quantized_matmul
   int64_t memory = int64_t{1} << 40;  // bytes of a device
   int64_t launches_left = -1;         // ops and recordings until it fails; never if negative
+  std::function<void()> on_wait;      // called when somebody has waited for one
 };
 CudaEmulation& cuda_emulation();
 

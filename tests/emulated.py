@@ -20,6 +20,7 @@ class Frame:
     images: np.ndarray
     id: int
     steps: int
+    pose: np.ndarray
     context: list[int]
     committed: bool
 
@@ -73,4 +74,5 @@ class Session:
 
     @property
     def memory(self) -> SimpleNamespace:
-        return SimpleNamespace(ids=self._session.ids)
+        poses = np.reshape(self._session.poses, (-1, 4, 4))
+        return SimpleNamespace(ids=self._session.ids, poses=poses)

@@ -49,6 +49,7 @@ void bind_dual_stream(py::module_& m);  // internals_dual_stream.cc
 void bind_latent(py::module_& m);       // internals_latent.cc
 void bind_ops(py::module_& m);          // internals_ops.cc
 void bind_passes(py::module_& m);       // internals_passes.cc
+void bind_pose_slot(py::module_& m);    // internals_pose_slot.cc
 void bind_time(py::module_& m);         // internals_time.cc
 void bind_write_pass(py::module_& m);   // internals_write_pass.cc
 
@@ -67,12 +68,15 @@ int64_t allocations_of_walk(const std::string& path, const std::string& device, 
   for (int64_t i = 0; i < poses.shape(0); ++i)
     views.push_back({Pose::from_matrix(poses.data(i)), session.default_intrinsics()});
   std::vector<uint8_t> out(size_t(image.size()));
+  PoseSlot slot(views[0].pose);
   session.observe(image.data(), views[0]);
   for (const View& view : views) session.step(view);
   const int64_t before = allocations;
   for (const View& view : views) {
     session.step(view);
     session.step(view, 1e-4, out.data());
+    slot.write(view.pose);
+    session.step(slot, view.intrinsics);
     session.observe(image.data(), view);
   }
   return allocations - before;
@@ -154,6 +158,7 @@ PYBIND11_MODULE(_testing, m) {
   bind_latent(m);
   bind_ops(m);
   bind_passes(m);
+  bind_pose_slot(m);
   bind_time(m);
   bind_write_pass(m);
   m.def("tiers", &tiers);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the emulated CUDA device does, and whole sessions on it: bound by internals.cc. Sessions of
 // the shipped module know real devices only.
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -37,7 +38,9 @@ struct Walk {
     Image images({f.images, f.height, f.width, 3});
     std::copy(f.pixels->begin(), f.pixels->end(), images.mutable_data());
     const auto* ids = f.context.begin();
+    const std::array<double, 16> pose = f.view.pose.matrix();
     return py::dict(py::arg("images") = images, py::arg("id") = f.id, py::arg("steps") = f.steps,
+                    py::arg("pose") = py::array_t<double>({4, 4}, pose.data()),
                     py::arg("context") = std::vector<int64_t>(ids, ids + f.context_size),
                     py::arg("committed") = f.committed);
   }
@@ -57,7 +60,8 @@ void bind_cuda(py::module_& m) {
       .def_readwrite("found", &testing::CudaEmulation::found)
       .def_readwrite("fp8", &testing::CudaEmulation::fp8)
       .def_readwrite("memory", &testing::CudaEmulation::memory)
-      .def_readwrite("launches_left", &testing::CudaEmulation::launches_left);
+      .def_readwrite("launches_left", &testing::CudaEmulation::launches_left)
+      .def_readwrite("on_wait", &testing::CudaEmulation::on_wait);
   m.def("cuda_emulation", &testing::cuda_emulation, py::return_value_policy::reference);
 
   m.def("to_e4m3", [](const py::array_t<float, py::array::c_style>& x) {
@@ -90,6 +94,15 @@ void bind_cuda(py::module_& m) {
           [](Walk& w) {
             return w.session->with_memory([](const Memory& m) { return m.frames().ids(); });
           })
+      .def_property_readonly("poses",
+                             [](Walk& w) {
+                               return w.session->with_memory([](const Memory& m) {
+                                 std::vector<std::array<double, 16>> poses;
+                                 for (const int64_t id : m.frames().ids())
+                                   poses.push_back(m.frames().view_of(id).pose.matrix());
+                                 return poses;
+                               });
+                             })
       .def("observe",
            [](Walk& w, const Image& image, const Matrix4& pose) {
              return w.session->observe(image.data(), w.view(pose));
@@ -109,6 +122,10 @@ void bind_cuda(py::module_& m) {
       .def("fork", [](Walk& w) { return std::make_unique<Walk>(w.session->fork()); })
       .def("imagine",
            [](Walk& w, const Matrix4& pose) { return w.receipt(w.session->imagine(w.view(pose))); })
+      .def("step",
+           [](Walk& w, const PoseSlot& slot) {
+             return w.receipt(w.session->step(slot, w.session->default_intrinsics()));
+           })
       .def("step",
            [](Walk& w, const Matrix4& pose) { return w.receipt(w.session->step(w.view(pose))); });
 }

@@ -16,6 +16,7 @@ ORDER = [
     "src/check",
     "src/json",
     "src/pose",
+    "src/pose_slot",
     "src/safetensors",
     "src/section",
     "src/manifest",

@@ -4,11 +4,11 @@
 from rtfm_rt._core import ArgumentError, DeviceError, Error, Frame, Memory, read_info
 
 # isort: split
-from rtfm_rt._core import ModelError, PoseError, WorldError, __version__
+from rtfm_rt._core import ModelError, PoseError, PoseSlot, WorldError, __version__
 from rtfm_rt.pose import Intrinsics, Pose
 from rtfm_rt.session import Model, Session, Ticket
 
 __all__ = [
     "ArgumentError", "DeviceError", "Error", "Frame", "Intrinsics", "Memory", "Model", "ModelError",
-    "Pose", "PoseError", "Session", "Ticket", "WorldError", "__version__", "read_info",
+    "Pose", "PoseError", "PoseSlot", "Session", "Ticket", "WorldError", "__version__", "read_info",
 ]  # fmt: skip

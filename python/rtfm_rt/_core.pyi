@@ -10,7 +10,14 @@ from rtfm_rt.pose import Pose
 
 __version__: str
 
-_Pose = Pose | ArrayLike
+@final
+class PoseSlot:
+    def __init__(self, pose: _Pose) -> None: ...
+    def write(self, pose: _Pose) -> None: ...
+    def read(self) -> NDArray[np.float64]: ...
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]: ...
+
+_Pose = Pose | PoseSlot | ArrayLike
 _Intrinsics = tuple[float, float] | None
 _Action = dict[str, float] | ArrayLike
 

@@ -125,7 +125,8 @@ class Session(_core.Session):
     ) -> Ticket:
         """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
 
-        Pose and action are copied. Until its tickets are done a session belongs to them: `step`
+        Pose and action are copied, but for a `PoseSlot`, which is read when the frame's turn has
+        come. Until its tickets are done a session belongs to them: `step`
         from another thread is refused.
         """
         if self._closed:
@@ -135,7 +136,8 @@ class Session(_core.Session):
 
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="rtfm-submit")
         try:
-            frozen = None if pose is None else np.array(pose)
+            own = pose is None or isinstance(pose, _core.PoseSlot)
+            frozen = pose if own else np.array(pose)
         except ValueError as error:
             raise _core.PoseError(f"pose: expected a (4, 4) matrix, got {error}") from None
         options = {
