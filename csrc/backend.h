@@ -290,6 +290,14 @@ class Backend {
   virtual void download(void* host, const void* device, int64_t bytes) = 0;  // complete at once
   virtual void finish() = 0;  // waits until all that was asked for is done
 
+  // GPUs only, for frames that stay there. ordinal: which one; -1 for a CPU.
+  virtual int ordinal() const { return -1; }
+  virtual void copy(void*, const void*, int64_t) { refuse("copy"); }  // to, from: on the device
+  // What is asked for from here on waits for what that stream (a cudaStream_t) was given before.
+  virtual void follow(uint64_t) { refuse("follow"); }
+  // A download of what is finished, from any thread.
+  virtual void fetch(void*, const void*, int64_t) { refuse("fetch"); }
+
   // Does `work`, a function that calls ops only: ops whose arguments are the same whenever it is
   // replayed with this recording. A device that can launch recorded work does so.
   template <class F>

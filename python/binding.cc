@@ -8,6 +8,7 @@
 
 #include "python/bindings.h"
 #include "python/convert.h"
+#include "python/dlpack.h"
 #include "src/model.h"
 #include "src/session.h"
 
@@ -83,18 +84,29 @@ void bind_errors(py::module_& m) {
 void bind_frame(py::module_& m) {
   py::class_<Frame>(
       m, "Frame", py::buffer_protocol(),
-      "One image and its receipt. `np.asarray(frame)` is uint8 (height, width, 3) RGB "
-      "without a copy; torch.from_dlpack(frame) too.")
+      "One image and its receipt. `np.asarray(frame)` is uint8 (height, width, 3) RGB without a "
+      "copy; torch.from_dlpack(frame) too. Frames of a session with a stream lie on its GPU: "
+      "torch.from_dlpack(frame) and what takes __cuda_array_interface__ find them there, and "
+      "NumPy gets a copy.")
       .def_buffer([](Frame& f) {
         return py::buffer_info(f.image(), {f.height, f.width, 3}, {f.width * 3, 3, 1});
       })
       .def(
           "__dlpack__",
-          [](const py::object& self, const py::kwargs& kwargs) {
+          [](const py::object& self, const py::kwargs& kwargs) -> py::object {
+            const Frame& f = self.cast<const Frame&>();
+            if (stays_on_device(f, kwargs)) return to_dlpack(f, kwargs);
             return py::array(self).attr("__dlpack__")(**kwargs);
           },
-          "A DLPack capsule of the pixels, on the CPU, sharing memory.")
-      .def("__dlpack_device__", [](const Frame&) { return py::make_tuple(1, 0); })
+          "A DLPack capsule of the pixels, where they are, sharing memory.")
+      .def("__dlpack_device__",
+           [](const Frame& f) {
+             return f.pixels->on_device() ? py::make_tuple(kDlCuda, f.pixels->ordinal())
+                                          : py::make_tuple(kDlCpu, 0);
+           })
+      .def_property_readonly(
+          "__cuda_array_interface__", &to_cuda_array,
+          "The pixels on the GPU, version 3; no attribute of frames in host memory.")
       .def_property_readonly(
           "images",
           [](const py::object& self) {

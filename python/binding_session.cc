@@ -24,7 +24,8 @@ std::shared_ptr<Session> make_session(const py::object& model, const std::string
                                       const py::object& seed, const py::object& context,
                                       const py::object& steps, const py::object& memory_budget,
                                       const py::object& deadline, const py::object& commit_below,
-                                      const py::object& sinks, const py::object& recent) {
+                                      const py::object& sinks, const py::object& recent,
+                                      const py::object& stream) {
   SessionOptions o;
   o.seed = to_option<uint64_t>(seed, "seed", "an integer from 0 to 2**64 - 1").value_or(0);
   o.threads = to_option<int>(threads, "threads", "an integer").value_or(0);
@@ -37,6 +38,7 @@ std::shared_ptr<Session> make_session(const py::object& model, const std::string
   o.commit_below = to_option<double>(commit_below, "commit_below", "a share of the view");
   o.sinks = to_option<int>(sinks, "sinks", "an integer");
   o.recent = to_option<int>(recent, "recent", "an integer");
+  o.stream = to_stream(stream);
   if (py::isinstance<Model>(model)) {
     check<ArgumentError>(
         device == "auto" && precision == "auto",
@@ -221,7 +223,8 @@ void bind_session(py::module_& m) {
       .def(py::init(&make_session), "model"_a, py::kw_only(), "device"_a = "auto",
            "precision"_a = "auto", "threads"_a = py::none(), "seed"_a = 0, "context"_a = py::none(),
            "steps"_a = py::none(), "memory_budget"_a = py::none(), "deadline"_a = py::none(),
-           "commit_below"_a = py::none(), "sinks"_a = py::none(), "recent"_a = py::none())
+           "commit_below"_a = py::none(), "sinks"_a = py::none(), "recent"_a = py::none(),
+           "stream"_a = py::none())
       .def(
           "observe",
           [](Session& self, const py::object& image, const py::object& pose,

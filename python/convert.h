@@ -89,6 +89,25 @@ inline std::vector<float> to_actions(const py::object& object, const Manifest& m
   return values;
 }
 
+// What an object's __cuda_stream__ says: (0, a cudaStream_t as a number).
+inline std::optional<uint64_t> to_stream(const py::object& object) {
+  if (object.is_none()) return std::nullopt;
+  check<ArgumentError>(py::hasattr(object, "__cuda_stream__"),
+                       "stream: expected an object with __cuda_stream__, such as a stream of "
+                       "PyTorch or cuda.core, got ",
+                       describe(object));
+  try {
+    const auto [version, stream] =
+        object.attr("__cuda_stream__")().cast<std::pair<int64_t, uint64_t>>();
+    check<ArgumentError>(version == 0, "stream: expected version 0 of __cuda_stream__, got ",
+                         version);
+    return stream;
+  } catch (const py::cast_error&) {
+    fail<ArgumentError>("stream: expected __cuda_stream__() to give (0, a number), got something ",
+                        "else from ", describe(object));
+  }
+}
+
 // image: uint8 (height, width, 3); a copy only if it is not contiguous
 inline py::array_t<uint8_t, py::array::c_style> to_image(const py::object& object,
                                                          const Manifest& m) {

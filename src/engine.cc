@@ -43,9 +43,9 @@ void Engine::warm_up() {
   finish();
 }
 
-void Engine::render(const Shot& shot, int steps, uint8_t* images) {
+void Engine::render(const Shot& shot, int steps, Pixels& images) {
   launch_write(shot, steps);
-  backend_->download(images, passes_->image().data(), passes_->image().bytes());
+  images.take(*backend_, passes_->image().data());
 }
 
 void Engine::encode(const Shot& shot, const uint8_t* images, std::byte* page) {

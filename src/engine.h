@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "src/model.h"
+#include "src/pixels.h"
 
 namespace rtfm {
 
@@ -17,10 +18,9 @@ class Engine {
   // context: the most pages that a frame attends to. threads: 0 for one per CPU.
   Engine(std::shared_ptr<const Model> model, int context, int threads);
 
-  // The frame of a shot, to images [images, height, width, 3].
-  void render(const Shot& shot, int steps, uint8_t* images);
-  // The page of a frame, from the same images. Where the family goes by poses it attends to
-  // nothing, so that it can be made again at any time.
+  void render(const Shot& shot, int steps, Pixels& images);  // the frame of a shot
+  // The page of a frame, from its images [images, height, width, 3]. Where the family goes by poses
+  // it attends to nothing, so that it can be made again at any time.
   void encode(const Shot& shot, const uint8_t* images, std::byte* page);
   // Families that go by actions: the page of the frame that was rendered last, of the same shot;
   // and a page made again from what it holds of its frame.
@@ -33,6 +33,7 @@ class Engine {
   void put(std::byte* to, const std::byte* host, int64_t bytes) {
     backend_->upload(to, host, bytes);
   }
+  void follow(uint64_t stream) { backend_->follow(stream); }
   void finish() { backend_->finish(); }  // pages are readable by another engine after this
 
   int threads() const { return backend_->threads(); }

@@ -26,7 +26,7 @@ void sample_pixel(const uint8_t* image, int height, int width, double x, double 
 
 Frame Frame::reproject(const Pose& pose) const {
   Frame turned = *this;
-  turned.pixels = std::make_shared<Pixels>(size_t(3) * height * width);
+  turned.pixels = std::make_shared<Pixels>(int64_t(3) * height * width);
   turned.images = 1;
   turned.view.pose.rotation = pose.rotation;
   // a ray of the new camera in the old one: R_oldᵀ · R_new · ray
@@ -37,6 +37,8 @@ Frame Frame::reproject(const Pose& pose) const {
       for (int k = 0; k < 3; ++k) m[i][j] += old_r[3 * k + i] * new_r[3 * k + j];
   const double fx = view.intrinsics.fx * width, fy = view.intrinsics.fy * height;
   const double cx = (width - 1) / 2.0, cy = (height - 1) / 2.0;  // pixel centres are integers
+  const uint8_t* from = image();
+  uint8_t* to = turned.pixels->data();
   constexpr double kBehind = 1e-6, kFar = 1e6;  // a ray that looks backwards lands on the edge
   for (int row = 0; row < height; ++row)
     for (int col = 0; col < width; ++col) {
@@ -46,7 +48,7 @@ Frame Frame::reproject(const Pose& pose) const {
       const double z = std::max(seen[2], kBehind);
       const double x = std::clamp(seen[0] / z * fx + cx, -kFar, kFar);
       const double y = std::clamp(seen[1] / z * fy + cy, -kFar, kFar);
-      sample_pixel(image(), height, width, x, y, turned.pixels->data() + (row * width + col) * 3);
+      sample_pixel(from, height, width, x, y, to + (row * width + col) * 3);
     }
   return turned;
 }

@@ -5,14 +5,12 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "src/frame_cache.h"
+#include "src/pixels.h"
 #include "src/pose.h"
 
 namespace rtfm {
-
-using Pixels = std::vector<uint8_t>;  // [images, height, width, 3] RGB
 
 struct Frame {
   std::shared_ptr<Pixels> pixels;
@@ -28,10 +26,9 @@ struct Frame {
   bool late = false;                           // the deadline passed before it was finished
   bool committed = false;                      // it became part of the world
 
-  // The latest of its images, [height, width, 3].
-  uint8_t* image() const {
-    return pixels->data() + pixels->size() / size_t(images) * size_t(images - 1);
-  }
+  // The latest of its images, [height, width, 3], on the host; and where it lies in the pixels.
+  uint8_t* image() const { return pixels->data() + image_offset(); }
+  size_t image_offset() const { return pixels->size() / size_t(images) * size_t(images - 1); }
 
   // The same frame as a camera turned to `pose` would see it (the position is ignored): a
   // homography, bilinear, edges stretched. Late rotation correction for head-mounted displays.

@@ -92,8 +92,11 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       memory_(model_->backend(), retrieval(options_, model_->manifest()),
               model_->network().page_bytes(*model_->backend()), model_->manifest().image_bytes(),
               *options_.memory_budget) {
-  for (size_t i = 0; i < kPooledFrames; ++i)
-    pool_.push_back(std::make_shared<Pixels>(size_t(model_->manifest().frame_bytes())));
+  check<ArgumentError>(!options_.stream || model_->backend()->ordinal() >= 0,
+                       "stream: expected none where frames are made on a CPU, on ", device(),
+                       "; use device='cuda'");
+  if (options_.stream) engine_->follow(*options_.stream);  // refuses one that is none
+  for (size_t i = 0; i < kPooledFrames; ++i) pool_.push_back(make_pixels());
   latencies_.reserve(kWindow);
 }
 
@@ -170,7 +173,7 @@ int64_t Session::observe_target(const uint8_t* image, const Target& target) {
   const Manifest& m = model_->manifest();
   Frame frame{.pixels = borrow_pixels(), .images = m.images};
   for (int64_t i = 0; i < m.images; ++i)
-    std::copy_n(image, m.image_bytes(), frame.pixels->data() + i * m.image_bytes());
+    std::copy_n(image, m.image_bytes(), frame.pixels->fill() + i * m.image_bytes());
   commit(target, m.by_actions() ? window(target.view, false) : Context{}, frame);
   if (m.by_actions()) last_pose_ = target.view.pose;
   return next_id_++;
@@ -219,13 +222,19 @@ void Session::update_poses(const std::vector<int64_t>& ids, const std::vector<Po
   }
 }
 
+std::shared_ptr<Pixels> Session::make_pixels() const {
+  const int64_t bytes = model_->manifest().frame_bytes();
+  return options_.stream ? std::make_shared<Pixels>(model_->backend(), bytes, *options_.stream)
+                         : std::make_shared<Pixels>(bytes);
+}
+
 std::shared_ptr<Pixels> Session::borrow_pixels() {
   for (const std::shared_ptr<Pixels>& pixels : pool_)
     if (pixels.use_count() == 1) {
       std::atomic_thread_fence(std::memory_order_acquire);  // after the release of the last holder
       return pixels;
     }
-  auto pixels = std::make_shared<Pixels>(size_t(model_->manifest().frame_bytes()));
+  std::shared_ptr<Pixels> pixels = make_pixels();
   if (pool_.size() < kPooledFrames) pool_.push_back(pixels);
   return pixels;
 }

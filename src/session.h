@@ -28,6 +28,9 @@ struct SessionOptions {  // what is not set comes from the model's manifest
   std::optional<int64_t> memory_budget;  // bytes of pixels and pages; 512 MiB
   std::optional<double> commit_below;    // commit generated frames with less support; 0: never
   std::optional<double> deadline;        // seconds for a step; none
+  // A cudaStream_t of the caller's: frames stay on the GPU. Their memory is used again when they
+  // are dropped, after what this stream was given by then.
+  std::optional<uint64_t> stream;
 };
 
 // A world as it is written down: with the images of its frames, all that later frames depend on.
@@ -180,6 +183,7 @@ class Session {
   void prefetch(const View& view);
   const std::byte* encode(int32_t slot, std::byte* page);
   const std::byte* make_page(int32_t slot, std::span<const int32_t> keep);
+  std::shared_ptr<Pixels> make_pixels() const;
   std::shared_ptr<Pixels> borrow_pixels();
   int affordable_steps(std::optional<double> deadline) const;
   void record(const Frame& frame);

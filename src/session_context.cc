@@ -178,7 +178,7 @@ Frame Session::generate(const Target& target, const Context& context, int steps)
               .width = m.image_width,
               .view = target.view};
   const Clock::time_point start = Clock::now();
-  engine().render(shot(target, context), steps, frame.pixels->data());
+  engine().render(shot(target, context), steps, *frame.pixels);
   denoising_ = seconds_since(start);
   frame.id = next_id_;
   frame.steps = steps;

@@ -169,6 +169,49 @@ Status download(Context* c, void* host, const void* device, int64_t bytes) {
   return Status::ok;
 }
 
+struct DeviceCopy {
+  void* to;
+  const void* from;
+  int64_t bytes;
+};
+
+Status copy(Context* c, void* to, const void* from, int64_t bytes) {
+  if (const Status status = may(c, "copy"); status != Status::ok) return status;
+  if (!on_device({to, bytes}) || !on_device({from, bytes}))
+    return fail(c, "a copy of what is no device memory");
+  const DeviceCopy args{to, from, bytes};
+  c->waiting.add(
+      [](const void* args) {
+        const auto* copy = static_cast<const DeviceCopy*>(args);
+        std::memcpy(copy->to, copy->from, size_t(copy->bytes));
+      },
+      &args, sizeof args, nullptr, 0);
+  return Status::ok;
+}
+
+Status follow(Context* c, uint64_t stream) {
+  if (const Status status = may(c, "follow"); status != Status::ok) return status;
+  if (stream > 99) {
+    std::snprintf(c->message, sizeof c->message, "stream: expected one of this device");
+    return Status::refused;
+  }
+  c->waiting.add(
+      [](const void* args) {
+        const auto& run_stream = cuda_emulation().run_stream;
+        if (run_stream) run_stream(*static_cast<const uint64_t*>(args));
+      },
+      &stream, sizeof stream, nullptr, 0);
+  return Status::ok;
+}
+
+// As on a GPU, of what happens to be there: work that waits does not come first.
+Status fetch(Context* c, void* host, const void* device, int64_t bytes) {
+  if (const Status status = still_works(c); status != Status::ok) return status;
+  if (!on_device({device, bytes})) return fail(c, "a fetch from what is no device memory");
+  std::memcpy(host, device, size_t(bytes));
+  return Status::ok;
+}
+
 Status begin(Context* c) {
   if (const Status status = may(c, "begin"); status != Status::ok) return status;
   c->recording = new Graph;
@@ -226,6 +269,9 @@ const Api kTable = {
     .upload = upload,
     .download = download,
     .finish = finish,
+    .copy = copy,
+    .follow = follow,
+    .fetch = fetch,
     .begin = begin,
     .end = end,
     .launch = launch,

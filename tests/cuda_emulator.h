@@ -26,6 +26,8 @@ struct CudaEmulation {
   int64_t memory = int64_t{1} << 40;  // bytes of a device
   int64_t launches_left = -1;         // ops and recordings until it fails; never if negative
   std::function<void()> on_wait;      // called when somebody has waited for one
+  // Does what a caller's stream was given; 0 to 99 are streams.
+  std::function<void(uint64_t stream)> run_stream;
 };
 CudaEmulation& cuda_emulation();
 

@@ -72,6 +72,9 @@ class Session:
             return [Frame(**self._session.imagine_act(self._values(a))) for a in actions]
         return [Frame(**self._session.imagine(pose)) for pose in poses]
 
+    def step_frame(self, pose: np.ndarray) -> rtfm_rt.Frame:
+        return self._session.step_frame(pose)
+
     @property
     def memory(self) -> SimpleNamespace:
         poses = np.reshape(self._session.poses, (-1, 4, 4))

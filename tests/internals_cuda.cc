@@ -36,7 +36,7 @@ struct Walk {
   static std::span<const float> span(const Values& v) { return {v.data(), size_t(v.size())}; }
   py::dict receipt(const Frame& f) const {
     Image images({f.images, f.height, f.width, 3});
-    std::copy(f.pixels->begin(), f.pixels->end(), images.mutable_data());
+    std::copy_n(f.pixels->data(), f.pixels->size(), images.mutable_data());
     const auto* ids = f.context.begin();
     const std::array<double, 16> pose = f.view.pose.matrix();
     return py::dict(py::arg("images") = images, py::arg("id") = f.id, py::arg("steps") = f.steps,
@@ -61,7 +61,8 @@ void bind_cuda(py::module_& m) {
       .def_readwrite("fp8", &testing::CudaEmulation::fp8)
       .def_readwrite("memory", &testing::CudaEmulation::memory)
       .def_readwrite("launches_left", &testing::CudaEmulation::launches_left)
-      .def_readwrite("on_wait", &testing::CudaEmulation::on_wait);
+      .def_readwrite("on_wait", &testing::CudaEmulation::on_wait)
+      .def_readwrite("run_stream", &testing::CudaEmulation::run_stream);
   m.def("cuda_emulation", &testing::cuda_emulation, py::return_value_policy::reference);
 
   m.def("to_e4m3", [](const py::array_t<float, py::array::c_style>& x) {
@@ -74,18 +75,20 @@ void bind_cuda(py::module_& m) {
       .def(py::init([](const std::string& path, const std::string& device,
                        const std::string& precision, uint64_t seed,
                        std::optional<int64_t> memory_budget, std::optional<double> commit_below,
-                       int threads) {
+                       int threads, std::optional<uint64_t> stream) {
              SessionOptions options;
              options.seed = seed;
              options.threads = threads;
              options.memory_budget = memory_budget;
              options.commit_below = commit_below;
+             options.stream = stream;
              const auto model = std::make_shared<Model>(path, device, precision);
              return std::make_unique<Walk>(std::make_unique<Session>(model, options));
            }),
            py::arg("path"), py::kw_only(), py::arg("device"), py::arg("precision") = "auto",
            py::arg("seed") = 0, py::arg("memory_budget") = py::none(),
-           py::arg("commit_below") = py::none(), py::arg("threads") = 0)
+           py::arg("commit_below") = py::none(), py::arg("threads") = 0,
+           py::arg("stream") = py::none())
       .def_property_readonly("device", [](const Walk& w) { return w.session->device(); })
       .def_property_readonly("precision",
                              [](const Walk& w) { return w.session->model().precision(); })
@@ -119,6 +122,8 @@ void bind_cuda(py::module_& m) {
            [](Walk& w, const Values& actions) {
              return w.receipt(w.session->imagine_act(Walk::span(actions)));
            })
+      .def("step_frame",  // an rtfm_rt.Frame
+           [](Walk& w, const Matrix4& pose) { return w.session->step(w.view(pose)); })
       .def("fork", [](Walk& w) { return std::make_unique<Walk>(w.session->fork()); })
       .def("imagine",
            [](Walk& w, const Matrix4& pose) { return w.receipt(w.session->imagine(w.view(pose))); })

@@ -10,6 +10,7 @@ namespace rtfm::cuda {
 enum class Status : int32_t {
   ok,
   out_of_memory,  // nothing happened
+  refused,        // an argument of the caller's; nothing happened
   failed          // the context is of no use any more
 };
 
@@ -54,6 +55,9 @@ struct Api {
   Status (*upload)(Context*, void* device, const void* host, int64_t bytes);
   Status (*download)(Context*, void* host, const void* device, int64_t bytes);
   Status (*finish)(Context*);
+  Status (*copy)(Context*, void* to, const void* from, int64_t bytes);
+  Status (*follow)(Context*, uint64_t stream);  // waits for what that stream was given before
+  Status (*fetch)(Context*, void* host, const void* device, int64_t bytes);  // from any thread
 
   Status (*begin)(Context*);
   Status (*end)(Context*, Graph** graph);  // null where recording failed

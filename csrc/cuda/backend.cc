@@ -33,7 +33,7 @@ class CudaBackend final : public Backend {
  public:
   // weights: bf16 or e4m3
   CudaBackend(const Library& library, DType weights)
-      : api_(*library.api), name_(library.name), weights_(weights) {
+      : api_(*library.api), device_(library.device), name_(library.name), weights_(weights) {
     const Status status = api_.open(library.device, &context_);
     std::string problem;
     if (status != Status::ok)
@@ -75,6 +75,14 @@ class CudaBackend final : public Backend {
     check(api_.download(context_, host, device, bytes));
   }
   void finish() override { check(api_.finish(context_)); }
+  int ordinal() const override { return device_; }
+  void copy(void* to, const void* from, int64_t bytes) override {
+    check(api_.copy(context_, to, from, bytes));
+  }
+  void follow(uint64_t stream) override { check(api_.follow(context_, stream)); }
+  void fetch(void* host, const void* device, int64_t bytes) override {
+    check(api_.fetch(context_, host, device, bytes));
+  }
 
   int64_t row_stride(int64_t cols, DType) const override { return padded_cols(cols); }
   int64_t padded_rows(int64_t rows) const override { return cuda::padded_rows(rows); }
@@ -226,11 +234,12 @@ class CudaBackend final : public Backend {
     if (status == Status::ok) [[likely]]
       return;
     const std::string what = name_ + ": " + api_.message(context_);
-    throw BackendError(
-        status == Status::out_of_memory ? what : what + "; the device is lost to this session");
+    throw BackendError(status == Status::failed ? what + "; the device is lost to this session"
+                                                : what);
   }
 
   const Api& api_;
+  int device_;
   std::string name_;
   DType weights_;
   Context* context_ = nullptr;

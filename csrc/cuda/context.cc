@@ -20,6 +20,7 @@ constexpr int kMostWorkspaces = 32;             // each is larger than the one b
 struct Context {
   int device = 0;
   cudaStream_t stream = nullptr;
+  cudaEvent_t given = nullptr;  // what a stream of the caller's had been given when it was followed
   char* staging = nullptr;
   int64_t staged = 0;                      // bytes of it that the stream may still read
   bool recording = false, failed = false;  // failed: for good, whatever the device says later
@@ -73,6 +74,8 @@ Status open(int32_t device, Context** context) {
   if (status == Status::ok)
     status = check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "a stream");
   if (status == Status::ok)
+    status = check(c, cudaEventCreateWithFlags(&c->given, cudaEventDisableTiming), "an event");
+  if (status == Status::ok)
     status = check(c,
                    cudaHostAlloc(reinterpret_cast<void**>(&c->staging), size_t(kStaging),
                                  cudaHostAllocDefault),
@@ -88,6 +91,7 @@ void close(Context* c) {
   if (c->stream) cudaStreamSynchronize(c->stream);
   for (int i = 0; i < c->workspace_count; ++i) cudaFree(c->workspaces[i]);
   if (c->staging) cudaFreeHost(c->staging);
+  if (c->given) cudaEventDestroy(c->given);
   if (c->stream) cudaStreamDestroy(c->stream);
   delete c;
 }
@@ -162,6 +166,42 @@ Status download(Context* c, void* host, const void* device, int64_t bytes) {
     done += part;
   }
   return Status::ok;
+}
+
+Status copy(Context* c, void* to, const void* from, int64_t bytes) {
+  if (c->failed) return Status::failed;
+  const OnDevice on(c);
+  return check(c, cudaMemcpyAsync(to, from, size_t(bytes), cudaMemcpyDeviceToDevice, c->stream),
+               "a copy");
+}
+
+// A stream that is being recorded would draw this one into what it records.
+Status follow(Context* c, uint64_t stream) {
+  if (c->failed) return Status::failed;
+  const OnDevice on(c);
+  const cudaStream_t theirs = reinterpret_cast<cudaStream_t>(stream);
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  cudaError_t error = cudaStreamIsCapturing(theirs, &capture);
+  if (error == cudaSuccess && capture != cudaStreamCaptureStatusNone)
+    error = cudaErrorStreamCaptureUnsupported;
+  if (error == cudaSuccess) error = cudaEventRecord(c->given, theirs);
+  if (error == cudaErrorInvalidResourceHandle || error == cudaErrorInvalidValue ||
+      error == cudaErrorStreamCaptureUnsupported || error == cudaErrorStreamCaptureImplicit) {
+    std::snprintf(c->message, sizeof c->message,
+                  "stream: expected one of this device that is not being captured, got one with "
+                  "%s (%s)",
+                  cudaGetErrorString(error), cudaGetErrorName(error));
+    cudaGetLastError();
+    return Status::refused;
+  }
+  if (error == cudaSuccess) error = cudaStreamWaitEvent(c->stream, c->given, 0);
+  return check(c, error, "following a stream");
+}
+
+Status fetch(Context* c, void* host, const void* device, int64_t bytes) {
+  if (c->failed) return Status::failed;
+  const OnDevice on(c);
+  return check(c, cudaMemcpy(host, device, size_t(bytes), cudaMemcpyDeviceToHost), "a download");
 }
 
 Status begin(Context* c) {
@@ -262,6 +302,9 @@ const Api kTable = {
     .upload = upload,
     .download = download,
     .finish = finish,
+    .copy = copy,
+    .follow = follow,
+    .fetch = fetch,
     .begin = begin,
     .end = end,
     .launch = launch,

@@ -78,11 +78,14 @@ class Session(_core.Session):
     first and latest; steps: denoising steps; all None for the model's own defaults.
     memory_budget: bytes for remembered frames. deadline: seconds per step.
     commit_below: a new frame is remembered when its support is below this share.
+    stream: an object with `__cuda_stream__` (PyTorch, cuda.core): frames stay on the GPU, for
+    DLPack and `__cuda_array_interface__`, and are finished when `step` returns. None: on the host.
     """
 
     _worker: ThreadPoolExecutor | None = None
     _closed = False
     _saved: Saved | None = None
+    _stream: Any = None
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class Session(_core.Session):
         commit_below: float | None = None,
         sinks: int | None = None,
         recent: int | None = None,
+        stream: Any = None,
     ) -> None:
         super().__init__(
             model if isinstance(model, _core.Model) else model_path(model),
@@ -113,7 +117,9 @@ class Session(_core.Session):
             commit_below=commit_below,
             sinks=sinks,
             recent=recent,
+            stream=stream,
         )
+        self._stream = stream  # must live as long as the session
 
     def submit(
         self,
@@ -156,6 +162,7 @@ class Session(_core.Session):
         """
         branch = Session.__new__(Session)
         _core.Session.__init__(branch, self)
+        branch._stream = self._stream
         return branch
 
     def save(self, path: str | os.PathLike[str]) -> None:
