@@ -201,7 +201,10 @@ Status follow(Context* c, uint64_t stream) {
 Status fetch(Context* c, void* host, const void* device, int64_t bytes) {
   if (c->failed) return Status::failed;
   const OnDevice on(c);
-  return check(c, cudaMemcpy(host, device, size_t(bytes), cudaMemcpyDeviceToHost), "a download");
+  const cudaError_t error =
+      cudaMemcpyAsync(host, device, size_t(bytes), cudaMemcpyDeviceToHost, c->stream);
+  if (error != cudaSuccess) return check(c, error, "a download");
+  return check(c, cudaStreamSynchronize(c->stream), "a download");
 }
 
 Status begin(Context* c) {
