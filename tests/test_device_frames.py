@@ -254,6 +254,30 @@ def test_memory_is_used_again_after_what_the_stream_was_given(session, emulation
     assert not np.array_equal(on_device(again), want)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device answers PyTorch")
+def test_frames_in_pytorch(model, picture):
+    """On a real GPU: zero copies, and work on the stream that outlives the frame."""
+    stream = torch.cuda.Stream()
+    theirs = stream if hasattr(stream, "__cuda_stream__") else Stream((0, stream.cuda_stream))
+    session = rtfm_rt.Session(model[0], device="cuda", seed=5, stream=theirs)
+    host = rtfm_rt.Session(model[0], device="cuda", seed=5)
+    kept, wanted = [], []
+    for made in (session, host):
+        made.observe(picture, turn(0))
+    for i in range(30):
+        frame = session.step(turn(9 * i))
+        with torch.cuda.stream(stream):
+            tensor = torch.from_dlpack(frame)
+            kept.append(tensor.clone())
+        assert tensor.is_cuda and tensor.shape == SHAPE
+        assert torch.as_tensor(frame, device="cuda").data_ptr() == tensor.data_ptr()
+        assert np.array_equal(frame, tensor.cpu())
+        wanted.append(np.array(host.step(turn(9 * i))))
+        del frame, tensor
+    stream.synchronize()
+    assert all(np.array_equal(k.cpu(), w) for k, w in zip(kept, wanted, strict=True))
+
+
 # ---- What is refused.
 
 

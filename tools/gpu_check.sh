@@ -59,6 +59,7 @@ print(session.device, session.precision, session.step(np.eye(4)))"
     tests/test_float8.py tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py \
     tests/test_convolution.py tests/test_latent_ops.py tests/test_dual_stream_passes.py tests/test_oasis.py \
     tests/test_causal_dit_passes.py
+  step interop 60 "${pytest[@]}" tests/test_device_frames.py tests/test_pose_slot.py
   if command -v compute-sanitizer >/dev/null; then
     small='(test_matmul and 33x31x33) or (test_attend and 60x2x24x2) or test_norm_modulate or test_patches or test_no_past or test_time_attention_for or test_frames_in_pages'
     for tool in memcheck racecheck; do
