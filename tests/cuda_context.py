@@ -65,7 +65,7 @@ def walks(path: str) -> None:
     assert (host.device, device.device) == ("cuda:0", "cuda:1")
     branch = host.fork()
     for i in range(12):
-        want = other.step(turn(20 * i).matrix)["pixels"]
+        want = other.step(turn(20 * i).matrix)["images"][-1]
         frames = [session.step(turn(20 * i)) for session in (host, device, branch)]
         assert all(np.array_equal(frame, want) for frame in frames)
         assert frames[0].__dlpack_device__() == (1, 0)
@@ -85,7 +85,7 @@ def large(path: str) -> None:
         picture = np.random.default_rng(5).integers(0, 256, (*session.image_size, 3), np.uint8)
         session.observe(picture, turn(0))
         other.observe(picture, np.eye(4))
-        assert np.array_equal(session.step(turn(9)), other.step(turn(9).matrix)["pixels"])
+        assert np.array_equal(session.step(turn(9)), other.step(turn(9).matrix)["images"][-1])
 
 
 def order(path: str) -> None:
