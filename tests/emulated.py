@@ -49,9 +49,16 @@ class Session:
         return np.asarray(action, np.float32)
 
     def fork(self) -> Session:
-        branch = Session.__new__(Session)
-        branch._session, branch._names = self._session.fork(), self._names
-        return branch
+        return self._with(self._session.fork())
+
+    def reloaded(self) -> Session:
+        """A session that takes over the world of this one, as from a file."""
+        return self._with(self._session.reloaded())
+
+    def _with(self, session: Any) -> Session:
+        other = Session.__new__(Session)
+        other._session, other._names = session, self._names
+        return other
 
     @property
     def precision(self) -> str:

@@ -44,6 +44,28 @@ struct Walk {
                     py::arg("context") = std::vector<int64_t>(ids, ids + f.context_size),
                     py::arg("committed") = f.committed);
   }
+  // A session that takes over the world of this one, as from a file.
+  std::unique_ptr<Walk> reloaded() const {
+    World world = session->world();
+    std::vector<std::vector<std::byte>> pages;
+    if (!world.page_dtype.empty())
+      for (const int64_t id : world.with_page) pages.push_back(session->saved_page(id));
+    world.pages.assign(pages.begin(), pages.end());
+    const int64_t bytes = session->model().manifest().image_bytes();
+    std::vector<uint8_t> images;
+    session->with_memory([&](const Memory& m) {
+      for (const int64_t id : world.ids) {
+        const uint8_t* image = m.image(m.frames().slot_of(id));
+        images.insert(images.end(), image, image + bytes);
+      }
+    });
+    SessionOptions options;
+    options.seed = session->options().seed;
+    options.threads = session->threads();
+    auto twin = std::make_unique<Session>(session->shared_model(), options);
+    twin->restore(world, images.data());
+    return std::make_unique<Walk>(std::move(twin));
+  }
 };
 
 }  // namespace
@@ -122,6 +144,7 @@ void bind_cuda(py::module_& m) {
            [](Walk& w, const Values& actions) {
              return w.receipt(w.session->imagine_act(Walk::span(actions)));
            })
+      .def("reloaded", &Walk::reloaded)
       .def("step_frame",  // an rtfm_rt.Frame
            [](Walk& w, const Matrix4& pose) { return w.session->step(w.view(pose)); })
       .def("fork", [](Walk& w) { return std::make_unique<Walk>(w.session->fork()); })

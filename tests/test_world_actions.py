@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import action_models
+import emulated
 import rtfm_rt
 from rtfm_rt import world as worlds
 
@@ -168,6 +169,22 @@ def test_other_devices(start, load, tmp_path, kind):
     with pytest.raises(rtfm_rt.WorldError, match=r"pages of \d+ bytes, got 3"):
         fresh._restore({**world, "pages": [b"abc", *world["pages"][1:]]}, images)
     assert len(fresh.memory) == 0
+
+
+@pytest.mark.parametrize("where", ["cpu:amx", "cuda:emulated"])
+@pytest.mark.parametrize("frames", [1, 3, 9])
+def test_bfloat16_and_the_memory_of_a_device(files, kind, where, frames):
+    """On devices that this machine may lack: worlds and branches, from pages in their memory."""
+    image = rtfm_rt.read_info(files[kind])["manifest"]["image"]
+    session = emulated.Session(files[kind], device=where, threads=1, seed=5)
+    session.observe(np.full((image["height"], image["width"], 3), 99, np.uint8))
+    for _ in range(frames):
+        session.step(action={})
+    branch, twin = session.fork(), session.reloaded()
+    for _ in range(6):
+        walkers = (session, branch, twin, branch.reloaded())
+        first, *others = (each.step(action={}).images for each in walkers)
+        assert all(np.array_equal(first, other) for other in others)
 
 
 def test_int8_goes_on_in_a_world_of_float32(start, load, tmp_path):
