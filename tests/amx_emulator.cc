@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/amx_emulator.h"
 
+#include <algorithm>
 #include <string>
 
 #include "csrc/cpu/cpu_info.h"
@@ -30,7 +31,7 @@ static_assert(sizeof(Tiles::Config) == 64);
 thread_local Tiles tiles;
 
 typedef float Floats __attribute__((vector_size(64)));
-typedef uint32_t Pairs __attribute__((vector_size(64)));
+typedef uint32_t Integers __attribute__((vector_size(64)));
 
 // c += a · b over pairs of bf16. The hardware adds up even k and odd k apart: each product is
 // exact, each sum rounded to f32.
@@ -40,13 +41,28 @@ typedef uint32_t Pairs __attribute__((vector_size(64)));
     std::memcpy(left, tiles.tile[a][m], 64);
     Floats sum, even = {}, odd = {};
     for (int k = 0; k < tiles.config.row_bytes[a] / 4; ++k) {
-      Pairs right;
+      Integers right;
       std::memcpy(&right, tiles.tile[b][k], 64);
-      even += (Floats)(left[k] << 16 | Pairs{}) * (Floats)(right << 16);
-      odd += (Floats)((left[k] & 0xffff0000u) | Pairs{}) * (Floats)(right & 0xffff0000u);
+      even += (Floats)(left[k] << 16 | Integers{}) * (Floats)(right << 16);
+      odd += (Floats)((left[k] & 0xffff0000u) | Integers{}) * (Floats)(right & 0xffff0000u);
     }
     std::memcpy(&sum, tiles.tile[c][m], 64);
     sum += even + odd;
+    std::memcpy(tiles.tile[c][m], &sum, tiles.config.row_bytes[c]);
+  }
+}
+
+// c += a · b over groups of four bytes, those of a signed, those of b not; sums wrap.
+[[gnu::target("avx512f")]] void dot_bytes(int c, int a, int b) {
+  for (int m = 0; m < tiles.config.rows[c]; ++m) {
+    Integers sum;
+    std::memcpy(&sum, tiles.tile[c][m], 64);
+    for (int k = 0; k < tiles.config.row_bytes[a] / 4; ++k) {
+      Integers right;
+      std::memcpy(&right, tiles.tile[b][k], 64);
+      for (int i = 0; i < 4; ++i)
+        sum += uint32_t(int8_t(tiles.tile[a][m][4 * k + i])) * (right >> 8 * i & 0xffu);
+    }
     std::memcpy(tiles.tile[c][m], &sum, tiles.config.row_bytes[c]);
   }
 }
@@ -116,6 +132,8 @@ bool perform(const Instruction& i) {
     move(i.reg, i.memory, i.stride, i.prefix == kF3);
   else if (i.opcode == 0x5C && i.prefix == kF3 && i.of_registers && i.vvvv < 8)
     dot_bf16(i.reg, i.rm, i.vvvv);
+  else if (i.opcode == 0x5E && i.prefix == kF3 && i.of_registers && i.vvvv < 8)
+    dot_bytes(i.reg, i.rm, i.vvvv);
   else
     return false;
   return true;
@@ -170,13 +188,16 @@ bool install_amx_emulator() {
 
 }  // namespace rtfm::testing
 
-// As the runtime's, and the AMX tier on the emulator where it is missing.
+// As the runtime's, and the AMX tiers on the emulator where both are missing.
 Tiers wrapped_available_tiers() {
   Tiers tiers = real_available_tiers();
 #if defined(RTFM_HAVE_AMX)
   const bool avx512 = tiers.front() == &rtfm::cpu::avx512::kernels;  // so amx is missing
-  if (avx512 && rtfm::testing::install_amx_emulator())
+  if (avx512 && rtfm::testing::install_amx_emulator()) {
     tiers.insert(tiers.begin(), &rtfm::cpu::amx::kernels);
+    const auto portable = std::find(tiers.begin(), tiers.end(), &rtfm::cpu::portable::kernels);
+    tiers.insert(portable + 1, &rtfm::cpu::amx_int8::kernels);
+  }
 #endif
   return tiers;
 }

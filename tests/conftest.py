@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cases
 from arcade import door, page, site  # noqa: F401  (fixtures)
 
 INSTALL = "pip install '.[test]' --config-settings=cmake.define.RTFM_TESTING=ON"
@@ -45,7 +46,7 @@ def devices(name: str) -> list[str]:
         return [name]
     from rtfm_rt import _testing
 
-    exact = [tier for tier in _testing.tiers() if tier != "vnni"]  # test_int8.py has that one
+    exact = [tier for tier in _testing.tiers() if tier not in cases.INT8]
     return [f"cpu:{tier}" for tier in exact] + ["cuda:emulated"]
 
 

@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import cases
 import reference
 import rtfm_rt
 from rtfm_rt.convert import waypoint
@@ -153,10 +154,11 @@ def test_passes_over_a_walk(network, device, model, given):
         assert error(mine[-1], walked["pages"][i]) < end
 
 
-def test_int8_leaves_the_codec_alone(testing, path, model, given):
-    if "vnni" not in testing.tiers():
-        pytest.skip("a CPU without VNNI")
-    int8, exact = (testing.CausalDit(path, f"cpu:{tier}") for tier in ("vnni", "avx512"))
+@pytest.mark.parametrize("tiers", cases.INT8.items(), ids=lambda tiers: tiers[0])
+def test_int8_leaves_the_codec_alone(testing, path, model, given, tiers):
+    if tiers[0] not in testing.tiers():
+        pytest.skip(f"no tier {tiers[0]} here")
+    int8, exact = (testing.CausalDit(path, f"cpu:{tier}") for tier in tiers)
     noise, action = given["noise"][0].numpy(), given["action"][0].numpy()
     want = model.write(given["noise"][0].double(), 0.75, given["action"][0].double(), [])
     assert 1e-3 < error(int8.write(noise, 0.75, action, []), want) < 4e-2

@@ -52,14 +52,15 @@ RTFM_INLINE void multiply_tiles(const Operand* a0, const Operand* a1, int64_t a_
   _tile_dpbf16ps(3, 5, 7);
 }
 
-// c[32, 32] f32 at `stride` floats from row to row.
+// c[32, 32] f32, or s32 from bytes, at `stride` elements from row to row.
 RTFM_INLINE void load_accumulators(const float* c, int64_t stride) {
   _tile_loadd(0, c, stride * 4);
   _tile_loadd(1, c + 16, stride * 4);
   _tile_loadd(2, c + 16 * stride, stride * 4);
   _tile_loadd(3, c + 16 * stride + 16, stride * 4);
 }
-RTFM_INLINE void store_accumulators(float* c, int64_t stride) {
+template <class T>
+RTFM_INLINE void store_accumulators(T* c, int64_t stride) {
   memory_barrier();
   _tile_stored(0, c, stride * 4);
   _tile_stored(1, c + 16, stride * 4);

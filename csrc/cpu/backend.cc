@@ -18,6 +18,10 @@ namespace {
 constexpr int64_t kAlignment = 64;
 constexpr int kMaxThreads = 256;
 
+struct alignas(kAlignment) Line {
+  char bytes[kAlignment];
+};
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const Kernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
@@ -75,12 +79,12 @@ class CpuBackend final : public Backend {
   void matmul(const MatmulArgs& a) override {
     if (kernels_.weights != DType::i8) return launch(kernels_.matmul, a);
     const int64_t stride = kernels_.quantized_stride(a.k);
-    if (int64_t(quantized_.size()) < a.rows * stride) quantized_.resize(size_t(a.rows * stride));
-    launch(kernels_.quantize, QuantizeArgs{.x = static_cast<const float*>(a.x),
-                                           .q = quantized_.data(),
-                                           .x_stride = a.x_stride,
-                                           .rows = a.rows,
-                                           .cols = a.k});
+    const size_t lines = size_t(padded_rows(a.rows) * stride / kAlignment);
+    if (quantized_.size() < lines) quantized_.resize(lines);
+    launch(
+        kernels_.quantize,
+        QuantizeArgs{
+            .x = a.x, .q = quantized_.data(), .x_stride = a.x_stride, .rows = a.rows, .cols = a.k});
     MatmulArgs quantized = a;
     quantized.x = quantized_.data(), quantized.x_stride = stride;
     launch(kernels_.matmul, quantized);
@@ -126,7 +130,7 @@ class CpuBackend final : public Backend {
 
   const Kernels& kernels_;
   Pool pool_;
-  std::vector<char> quantized_;  // x of a matmul in int8; as large as the largest so far
+  std::vector<Line> quantized_;  // x of a matmul in int8; as large as the largest so far
 };
 
 }  // namespace
@@ -150,9 +154,9 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
       return std::make_unique<cpu::CpuBackend>(*t, threads ? threads : cpu::available_cpus());
   throw std::invalid_argument("cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " +
                               wanted + "; this CPU and build offer " + names +
-                              " (bfloat16 is what amx computes in, int8 what vnni multiplies in, "
-                              "float32 all others; float8 "
-                              "wants a GPU)");
+                              " (bfloat16 is what amx computes in, which wants AMX-BF16; int8 what "
+                              "amx_int8 and vnni multiply in, which want AMX-INT8 and "
+                              "AVX512-VNNI; float32 all others; float8 wants a GPU)");
 }
 
 }  // namespace rtfm

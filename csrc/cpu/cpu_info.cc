@@ -28,6 +28,11 @@ bool amx_allowed() {
   return false;
 #endif
 }
+
+bool has_amx_int8() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1);
+}
 #endif
 
 }  // namespace
@@ -41,12 +46,16 @@ std::vector<const Kernels*> available_tiers() {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
 #if defined(RTFM_HAVE_AMX)
-  if (avx512 && amx_allowed()) tiers.push_back(&amx::kernels);
+  const bool amx = avx512 && amx_allowed();
+  if (amx) tiers.push_back(&amx::kernels);
 #endif
   if (avx512) tiers.push_back(&avx512::kernels);
   if (avx2) tiers.push_back(&avx2::kernels);
 #endif
   tiers.push_back(&portable::kernels);
+#if defined(RTFM_HAVE_AMX)
+  if (amx && has_amx_int8()) tiers.push_back(&amx_int8::kernels);
+#endif
 #if defined(RTFM_HAVE_VNNI)
   if (avx512 && __builtin_cpu_supports("avx512vnni")) tiers.push_back(&vnni::kernels);
 #endif

@@ -14,8 +14,8 @@ struct Kernel {
 
 // Rows of x for a matmul in int8.
 struct QuantizeArgs {
-  const float* x;  // [rows, cols]
-  void* q;         // [rows] of quantized_stride(cols) bytes
+  const void* x;  // operand [rows, cols]
+  void* q;        // [rows] of quantized_stride(cols) bytes
   int64_t x_stride, rows, cols;
 };
 
@@ -64,6 +64,9 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 namespace amx {
+extern const Kernels kernels;
+}
+namespace amx_int8 {
 extern const Kernels kernels;
 }
 namespace vnni {

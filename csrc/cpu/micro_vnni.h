@@ -3,16 +3,13 @@
 // four bytes of depth at a time, which are four int8 or two int16.
 #pragma once
 
-#include <immintrin.h>
-
 #include <type_traits>
 
-#include "csrc/cpu/vec.h"
+#include "csrc/cpu/int8.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int kRows = 14;  // 28 accumulators of 32 registers
-constexpr int64_t kColumns = 32;
+constexpr int kRows = 14;      // 28 accumulators of 32 registers
 constexpr int64_t kAhead = 8;  // groups of depth that are fetched ahead
 
 template <int R>
@@ -67,12 +64,6 @@ RTFM_INLINE void with_rows(int64_t rows, const F& f) {
   }
 }
 
-// A row of int8 values: q = round(x / scale), scale = max|x| / 127.
-struct RowEnd {  // stands behind the values
-  float scale;
-  int32_t offset;  // 128 times the sum of the values
-};
-
 // y[R, kColumns] = a · b with all scales: a rows of int8 with their RowEnd, b one panel of k + 128
 template <int R>
 RTFM_INLINE void multiply_int8(const void* a, int64_t a_stride, const void* b, int64_t depth,
@@ -80,40 +71,10 @@ RTFM_INLINE void multiply_int8(const void* a, int64_t a_stride, const void* b, i
   const auto sums = multiply<R>(a, a_stride, b, kColumns * 4, depth / 4, dot_bytes);
   const vf units[2] = {load(scales), load(scales + VL)};
   for (int r = 0; r < R; ++r) {
-    RowEnd end;
-    std::memcpy(&end, static_cast<const char*>(a) + r * a_stride + depth, sizeof end);
-    const __m512i offset = _mm512_set1_epi32(end.offset);
-    for (int v = 0; v < 2; ++v) {
-      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums.of[r][v], offset));
-      store(y + r * y_stride + v * VL, (vf)exact * end.scale * units[v]);
-    }
+    const RowEnd end = end_of_row(static_cast<const char*>(a) + r * a_stride, depth);
+    for (int v = 0; v < 2; ++v)
+      store(y + r * y_stride + v * VL, dequantized(sums.of[r][v], end, units[v]));
   }
-}
-
-RTFM_INLINE float unit_of(float peak, float most) { return peak > 0 ? peak / most : 1.f; }
-
-RTFM_INLINE float peak_of(const float* x, int64_t count) {
-  vf peaks{};
-  for_each_vector(count, [&](int64_t j, int64_t n) {
-    const vf v = load_some(x + j, n);
-    peaks = max(peaks, max(v, -v));
-  });
-  return _mm512_reduce_max_ps((__m512)peaks);
-}
-
-// q: depth values, zeros from `count` on, then the RowEnd; depth is a multiple of 16
-RTFM_INLINE void quantize_row(const float* x, int64_t count, int64_t depth, int8_t* q) {
-  const float unit = unit_of(peak_of(x, count), 127.f);
-  const vf inverse = splat(1.f / unit);
-  __m512i sums = _mm512_setzero_si512();
-  for (int64_t j = 0; j < depth; j += VL) {
-    const vf v = j < count ? load_some(x + j, least<int64_t>(VL, count - j)) * inverse : vf{};
-    const __m512i values = _mm512_cvtps_epi32((__m512)v);
-    sums = _mm512_add_epi32(sums, values);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + j), _mm512_cvtsepi32_epi8(values));
-  }
-  const RowEnd end{unit, 128 * _mm512_reduce_add_epi32(sums)};
-  std::memcpy(q + depth, &end, sizeof end);
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -15,22 +15,25 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
+#ifdef RTFM_BF16
+constexpr DType kOperand = DType::bf16;
+constexpr int64_t kRowPadding = 32;
+#else
+constexpr DType kOperand = DType::f32;
+constexpr int64_t kRowPadding = 1;
+#endif
+#ifdef RTFM_INT8
+constexpr DType kWeights = DType::i8;
+#else
+constexpr DType kWeights = kOperand;
+#endif
+
 extern const Kernels kernels;
 const Kernels kernels = {
     .name = RTFM_NAME(RTFM_TIER),
-#if defined(RTFM_BF16)
-    .operand = DType::bf16,
-    .weights = DType::bf16,
-    .row_padding = 32,
-#elif defined(RTFM_INT8)
-    .operand = DType::f32,
-    .weights = DType::i8,
-    .row_padding = 1,
-#else
-    .operand = DType::f32,
-    .weights = DType::f32,
-    .row_padding = 1,
-#endif
+    .operand = kOperand,
+    .weights = kWeights,
+    .row_padding = kRowPadding,
     .weight_bytes = weight_bytes,
     .query_bytes = query_bytes,
     .slot_bytes = slot_bytes,
