@@ -30,8 +30,8 @@ def run(args: argparse.Namespace, session: Session) -> None:
     session.observe(image)
     shown = sorted({round(i) for i in np.linspace(0, len(actions) - 1, 6)})
     kept, seconds, images = [], [], 0
-    with contextlib.ExitStack() as files:
-        video = files.enter_context(media.VideoWriter(args.out, height, width))
+    writing = media.VideoWriter(args.out, height, width)
+    with writing as video, contextlib.ExitStack() as files:
         writers: list[Callable[[Frame], None]] = [video.write]
         if args.rerun:
             from rtfm_rt.viz import Recording

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import os
@@ -70,24 +71,13 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, height: int, width: int, fps: int = 30) -> None:
-        av = _extra("av")
+        self._av = _extra("av")
         self._name = os.fspath(path)
         self._part = f"{self._name}.part"
-        self._frame_of = av.VideoFrame.from_ndarray
+        self._fps = fps
         self._shape = (height, width, 3)
         self._factor = max(1, round(_VISIBLE / max(height, width)))
         self.height, self.width = (s * self._factor + s * self._factor % 2 for s in (height, width))
-        try:
-            open(self._part, "wb").close()  # PyAV would notice only at the first packet
-            self._file = av.open(self._part, "w", format="mp4", options={"movflags": "+faststart"})
-        except OSError as error:
-            raise ArgumentError(
-                f"{self._name}: expected a file that can be written, got: {error.strerror}"
-            ) from None
-        self._stream = self._file.add_stream("h264", rate=fps)
-        self._stream.width, self._stream.height = self.width, self.height
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "16"}
 
     def write(self, frame: ArrayLike) -> None:
         image = np.asarray(frame)
@@ -98,10 +88,30 @@ class VideoWriter:
         large = enlarge(image, self._factor)
         rows, columns = self.height - large.shape[0], self.width - large.shape[1]
         large = np.pad(large, ((0, rows), (0, columns), (0, 0)), mode="edge")
-        self._file.mux(self._stream.encode(self._frame_of(large, format="rgb24")))
+        self._file.mux(self._stream.encode(self._av.VideoFrame.from_ndarray(large, format="rgb24")))
 
     def __enter__(self) -> VideoWriter:
+        try:
+            self._open()
+        except BaseException:  # an interrupt too leaves nothing behind
+            with contextlib.suppress(OSError):
+                os.unlink(self._part)
+            raise
         return self
+
+    def _open(self) -> None:
+        options = {"movflags": "+faststart"}
+        try:
+            open(self._part, "wb").close()  # PyAV would notice only at the first packet
+            self._file = self._av.open(self._part, "w", format="mp4", options=options)
+        except OSError as error:
+            raise ArgumentError(
+                f"{self._name}: expected a file that can be written, got: {error.strerror}"
+            ) from None
+        self._stream = self._file.add_stream("h264", rate=self._fps)
+        self._stream.width, self._stream.height = self.width, self.height
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = {"crf": "16"}
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if kind is None:

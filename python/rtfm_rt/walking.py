@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     image = media.load_image(args.image or bundled_file("rooms.png"), height, width)
     shown = sorted({round(i) for i in np.linspace(0, len(poses) - 1, 6)})
     session.observe(image, poses[0])
-    with contextlib.ExitStack() as files:
-        video = files.enter_context(media.VideoWriter(args.out, height, width))
+    writing = media.VideoWriter(args.out, height, width)
+    with writing as video, contextlib.ExitStack() as files:
         writers: list[Callable[[Frame], None]] = [video.write]
         if args.rerun:
             from rtfm_rt.viz import Recording
