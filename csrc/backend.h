@@ -288,11 +288,11 @@ class Backend {
   virtual void release(void* memory, int64_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, int64_t bytes) = 0;    // host: free at once
   virtual void download(void* host, const void* device, int64_t bytes) = 0;  // complete at once
+  virtual void copy(void* to, const void* from, int64_t bytes) = 0;          // both on the device
   virtual void finish() = 0;  // waits until all that was asked for is done
 
   // GPUs only, for frames that stay there. ordinal: which one; -1 for a CPU.
   virtual int ordinal() const { return -1; }
-  virtual void copy(void*, const void*, int64_t) { refuse("copy"); }  // to, from: on the device
   // What is asked for from here on waits for what that stream (a cudaStream_t) was given before.
   virtual void follow(uint64_t) { refuse("follow"); }
   // A download of what is finished, from any thread.

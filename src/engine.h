@@ -26,12 +26,16 @@ class Engine {
   // and a page made again from what it holds of its frame.
   void keep(const Shot& shot, std::byte* page);
   void renew(const Shot& shot, std::byte* page);
-  // Parts of pages, to and from the host.
-  void fetch(std::byte* host, const std::byte* from, int64_t bytes) {
+  // Parts of pages, to and from the host, and from page to page. Complete at once.
+  void download(std::byte* host, const std::byte* from, int64_t bytes) {
     backend_->download(host, from, bytes);
   }
-  void put(std::byte* to, const std::byte* host, int64_t bytes) {
+  void upload(std::byte* to, const std::byte* host, int64_t bytes) {
     backend_->upload(to, host, bytes);
+  }
+  void copy(std::byte* to, const std::byte* from, int64_t bytes) {
+    backend_->copy(to, from, bytes);
+    backend_->finish();  // whose `from` is may let go of it
   }
   void follow(uint64_t stream) { backend_->follow(stream); }
   void finish() { backend_->finish(); }  // pages are readable by another engine after this

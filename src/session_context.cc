@@ -75,9 +75,7 @@ Session::Context Session::seen(const View& view, bool dreaming) {
 void Session::renew(Context& context) {
   const PagePart part = model_->network().renewed_from(*model_->backend());
   const auto copy = [this, &part](std::byte* to, const std::byte* from) {
-    std::vector<std::byte> host(size_t(part.bytes));
-    engine().fetch(host.data(), from + part.offset, part.bytes);
-    engine().put(to + part.offset, host.data(), part.bytes);
+    engine().copy(to + part.offset, from + part.offset, part.bytes);
   };
   for (int i = context.count - 1; i >= 0; --i) {
     std::byte* page = memory_.rewrite_page(context.slots[i], copy);

@@ -66,7 +66,7 @@ std::vector<std::byte> Session::saved_page(int64_t id) {
                     ": expected one of a window, got one without a page to write down");
   const PagePart part = saved_part();
   std::vector<std::byte> bytes(size_t(part.bytes));
-  engine().fetch(bytes.data(), memory_.peek_page(slot) + part.offset, part.bytes);
+  engine().download(bytes.data(), memory_.peek_page(slot) + part.offset, part.bytes);
   return bytes;
 }
 
@@ -112,7 +112,7 @@ void Session::restore_pages(const World& world) {
   const PagePart part = saved_part();
   for (size_t i = 0; i < world.pages.size(); ++i) {
     std::byte* page = memory_.assign_page(memory_.frames().slot_of(world.with_page[i]), {});
-    engine().put(page + part.offset, world.pages[i].data(), part.bytes);
+    engine().upload(page + part.offset, world.pages[i].data(), part.bytes);
   }
   if (!model_->manifest().sequence.renew) return;
   Context context = seen(target({}).view, true);

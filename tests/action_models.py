@@ -12,8 +12,7 @@ import safetensors.torch
 from tools.parity import oasis, waypoint
 
 KINDS = ("keep", "recompute", "causal")  # of st_dit: what becomes of pages; causal_dit
-_CAUSAL = waypoint.RECIPE | {
-    "sizes": waypoint.RECIPE["sizes"] | {"actions": 3 + 0x58},  # up to the key W
+SMALL_CAUSAL: dict[str, Any] = waypoint.RECIPE | {
     "codec": {
         "latent": 4,
         "patch": 1,
@@ -23,11 +22,14 @@ _CAUSAL = waypoint.RECIPE | {
         "decoder_strides": [1, 1, 2],
     },
 }
+_WITH_KEYS = SMALL_CAUSAL | {
+    "sizes": SMALL_CAUSAL["sizes"] | {"actions": 3 + 0x58},  # up to the key W
+}
 
 
 def write(path: Path, kind: str, **changes: Any) -> str:
     """Writes the model and returns its path; changes: of the manifest."""
-    manifest, tensors = waypoint.build(_CAUSAL) if kind == "causal" else oasis.convert(kind)
+    manifest, tensors = waypoint.build(_WITH_KEYS) if kind == "causal" else oasis.convert(kind)
     source = {"file": "random", "sha256": "0" * 64}
     manifest |= {"name": kind, "licence": "MIT", "source": source} | changes
     stored = {name: tensor.contiguous() for name, tensor in tensors.items()}

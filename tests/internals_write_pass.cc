@@ -43,6 +43,7 @@ class TimedBackend final : public Backend {
   void download(void* host, const void* device, int64_t bytes) override {
     inner_.download(host, device, bytes);
   }
+  void copy(void* to, const void* from, int64_t bytes) override { inner_.copy(to, from, bytes); }
   void finish() override { inner_.finish(); }
   bool records() const override { return false; }
   int64_t row_stride(int64_t cols, DType dtype) const override {

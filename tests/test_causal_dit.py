@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 import rtfm_rt
+from action_models import SMALL_CAUSAL as SMALL
 from rtfm_rt.convert import waypoint
 from rtfm_rt.convert.common import Checkpoint, open_checkpoint
 from rtfm_rt.reference import causal_dit
@@ -24,16 +25,6 @@ from rtfm_rt.reference.taehv import to_images
 from tools.parity import waypoint as parity
 
 GOLDEN = Path(__file__).parent / "data" / "waypoint.npz"
-SMALL: dict[str, Any] = parity.RECIPE | {
-    "codec": {
-        "latent": 4,
-        "patch": 1,
-        "encoder_width": 8,
-        "encoder_strides": [2, 1, 1],
-        "decoder_widths": [12, 8, 4, 6],
-        "decoder_strides": [1, 1, 2],
-    },
-}
 OPTIONS: dict[str, Any] = {
     "grid": SMALL["grid"],
     "window": Window(**SMALL["window"]),

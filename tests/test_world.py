@@ -9,12 +9,12 @@ import random
 import resource
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import killed
 import rtfm_rt
 from models import turn, write_model
 from rtfm_rt import world as worlds
@@ -144,21 +144,9 @@ def test_kill_at_any_moment(deep, shot, tmp_path, pytestconfig):
     session = make(deep, shot, 3)
     for attempt in range(pytestconfig.getoption("--kills")):
         path = tmp_path / f"world{attempt}"
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
-            while True:
-                session.step(turn(random.random() * 360))
-                session.save(path)
-                os.write(write, b"%d\n" % (session.memory.ids[-1]))
-        os.close(write)
-        with os.fdopen(read, "rb") as lines:
-            lines.readline()  # the first save has returned
-            time.sleep(rng.random() * 0.03)
-            os.kill(child, signal.SIGKILL)
-            returned = [int(line) for line in lines.read().split()]
-        os.waitpid(child, 0)
+        returned = killed.while_saving(
+            session, path, lambda: session.step(turn(random.random() * 360)), rng.random() * 0.03
+        )
         ids = load(path, deep).memory.ids
         assert not returned or ids[-1] >= returned[-1]
 

@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import sqlite3
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 
 import action_models
 import emulated
+import killed
 import rtfm_rt
 from rtfm_rt import world as worlds
 
@@ -263,21 +261,9 @@ def test_kill_at_any_moment(start, load, tmp_path, pytestconfig):
     rng, session = random.Random(3), start(3)
     for attempt in range(max(1, pytestconfig.getoption("--kills") // 4)):
         path = tmp_path / f"world{attempt}"
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
-            while True:
-                walk(session, 1, 1)
-                session.save(path)
-                os.write(write, b"%d\n" % (session.memory.ids[-1]))
-        os.close(write)
-        with os.fdopen(read, "rb") as lines:
-            lines.readline()  # the first save has returned
-            time.sleep(rng.random() * 0.05)
-            os.kill(child, signal.SIGKILL)
-            returned = [int(line) for line in lines.read().split()]
-        os.waitpid(child, 0)
+        returned = killed.while_saving(
+            session, path, lambda: walk(session, 1, 1), rng.random() * 0.05
+        )
         ids = load(path).memory.ids
         assert not returned or ids[-1] >= returned[-1]
 

@@ -86,13 +86,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
                  kMaxDepth, true);
     }
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    float* y = static_cast<float*>(a.y) + (first + r) * a.y_stride + head * a.dim;
-    const float inverse = 1.f / sum(softmax.total[r]);
-    for_each_vector(a.dim, [&](int64_t d, int64_t n) {
-      store_some(y + d, load_some(out + r * kMaxDepth + d, n) * inverse, n);
-    });
-  }
+  put_rows(a, head, first, rows, out, kMaxDepth, [&](int64_t r) { return sum(softmax.total[r]); });
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -115,13 +115,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
     memory_barrier();
     accumulate(w, blocks, count, depth);
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    Operand* y = static_cast<Operand*>(a.y) + (first + r) * a.y_stride + head * a.dim;
-    const float inverse = 1.f / softmax[r].total;
-    for_each_vector(a.dim, [&](int64_t d, int64_t n) {
-      store_some(y + d, load_some(w.out + r * depth + d, n) * inverse, n);
-    });
-  }
+  put_rows(a, head, first, rows, w.out, depth, [&](int64_t r) { return softmax[r].total; });
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -53,6 +53,9 @@ class CpuBackend final : public Backend {
   void download(void* host, const void* device, int64_t bytes) override {
     std::memcpy(host, device, size_t(bytes));
   }
+  void copy(void* to, const void* from, int64_t bytes) override {
+    std::memcpy(to, from, size_t(bytes));
+  }
   void finish() override {}
   bool records() const override { return false; }
 

@@ -27,13 +27,11 @@ RTFM_INLINE void put_float(char* at, float x) { std::memcpy(at, &x, 4); }
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
                              int64_t count, int64_t dim, const float* keys, const float* values) {
   char *base = static_cast<char*>(slot), *k = base + l.k(head), *v = base + l.v(head);
-  alignas(64) int8_t row[256 + 16];
+  alignas(64) int8_t row[256 + 16];  // heads have 256 dims at most
   for (int64_t i = 0; i < count; ++i) {
     const int64_t j = first + i;
     quantize_row(keys + i * dim, dim, l.depth, row);
-    RowEnd end;
-    std::memcpy(&end, row + l.depth, sizeof end);
-    put_float(base + l.k_scales(head) + j * 4, end.scale);
+    put_float(base + l.k_scales(head) + j * 4, end_of_row(row, l.depth).scale);
     char* column = k + j / kColumns * kColumns * l.depth + j % kColumns * 4;
     for (int64_t d = 0; d < l.depth; d += 4) {
       uint32_t four;
