@@ -16,10 +16,10 @@ from rtfm_rt.reference import Config, FrameDiT
 
 
 def write_random_model(path: Path, config: Config) -> None:
-    """A model file of that shape with random matrices."""
+    """A model file of that shape with random matrices, in bfloat16 as `convert` writes them."""
     torch.manual_seed(0)
     state = {
-        name: torch.randn(t.shape) / max(1, t.shape[-1]) ** 0.5 if t.ndim == 2 else t
+        name: (torch.randn(t.shape) / t.shape[-1] ** 0.5).bfloat16() if t.ndim == 2 else t
         for name, t in FrameDiT(config).state_dict().items()
     }
     source = {"file": "random", "sha256": "0" * 64}

@@ -62,6 +62,7 @@ struct MatmulArgs {
   int64_t x_stride, y_stride;
   int64_t rows, n, k;
   Epilogue epilogue;
+  DType stored = DType::f32;       // of w, as pack_weight was told
   const void* residual = nullptr;  // [rows, n] operand, residual_relu only
   int64_t residual_stride = 0;
 };
@@ -310,11 +311,13 @@ class Backend {
   // Layouts that differ between devices, by size only.
   virtual int64_t row_stride(int64_t cols, DType dtype) const = 0;  // elements; >= cols
   virtual int64_t padded_rows(int64_t rows) const = 0;              // rows to allocate
-  virtual int64_t weight_bytes(int64_t n, int64_t k) const = 0;
+  virtual int64_t weight_bytes(int64_t n, int64_t k, DType stored) const = 0;
   virtual int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) const = 0;
   virtual int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) const = 0;
 
-  virtual void pack_weight(const float* w, int64_t n, int64_t k, void* packed) = 0;
+  // stored: bf16 if every number of w is exact in it, else f32. Devices that compute in f32 keep w
+  // as narrow as that.
+  virtual void pack_weight(const float* w, int64_t n, int64_t k, DType stored, void* packed) = 0;
 
   virtual void matmul(const MatmulArgs&) = 0;
   virtual void norm_modulate(const NormModulateArgs&) = 0;

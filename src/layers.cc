@@ -18,9 +18,10 @@ Buffer Weights::vector(const std::string& name) const {
 Linear::Linear(const Weights& weights, const std::string& name) : name_(name) {
   const TensorView& view = weights.file.tensors().at(name + ".weight");
   n_ = view.shape.at(0), k_ = view.shape.at(1);
+  stored_ = view.dtype == TensorType::bf16 ? DType::bf16 : DType::f32;
   const std::vector<float> values = weights.file.to_float(name + ".weight");
-  weight_ = Buffer(weights.backend, weights.backend->weight_bytes(n_, k_));
-  weights.backend->pack_weight(values.data(), n_, k_, weight_.data());
+  weight_ = Buffer(weights.backend, weights.backend->weight_bytes(n_, k_, stored_));
+  weights.backend->pack_weight(values.data(), n_, k_, stored_, weight_.data());
   if (weights.file.tensors().contains(name + ".bias")) bias_ = weights.vector(name + ".bias");
 }
 
@@ -82,7 +83,8 @@ void Linear::run(Backend& backend, const Tensor& x, const Tensor& y, Epilogue ep
                   .rows = x.rows,
                   .n = n_,
                   .k = k_,
-                  .epilogue = epilogue});
+                  .epilogue = epilogue,
+                  .stored = stored_});
 }
 
 static void norm_modulate(Backend& backend, const Tensor& x, const float* scale, const float* shift,

@@ -49,6 +49,7 @@ class Linear {
 
   std::string name_;
   int64_t n_, k_;
+  DType stored_;  // of the weight in the file
   Buffer weight_, bias_;
 };
 

@@ -35,7 +35,8 @@ NOISE_TOLERANCE = 1e-6  # absolute, from the reference: any two devices are with
 # test_int8.py has them.
 INT8 = {"amx_int8": "amx", "vnni": "avx512"}
 
-# rows, n, k: tails of every tier's tiles (6 to 32 rows, 8 to 32 columns, depth 2 to 32), deep sums
+# rows, n, k: tails of every tier's tiles (6 to 32 rows, 8 to 32 columns, depth 2 to 32), deep sums,
+# more than one part of the rows and of the depth
 MATMULS = [
     (1, 3, 3),
     (5, 1, 31),
@@ -48,6 +49,7 @@ MATMULS = [
     (33, 100, 1000),
     (5, 40, 5000),
     (64, 192, 256),
+    (130, 40, 1100),
 ]
 EPILOGUES = ["store", "gelu", "gated"]
 

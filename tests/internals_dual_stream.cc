@@ -109,8 +109,8 @@ Array epilogue_of(const std::string& device, const std::string& name, const Arra
     upload(
         *b, x.data(r), k,
         static_cast<std::byte*>(in.view().data) + r * in.view().stride * size_of(in.view().dtype));
-  const Buffer packed(b, b->weight_bytes(n, k));
-  b->pack_weight(w.data(), n, k, packed.data());
+  const Buffer packed(b, b->weight_bytes(n, k, DType::f32));
+  b->pack_weight(w.data(), n, k, DType::f32, packed.data());
   const Matrix out(b, rows, n, name == "gelu_erf" ? b->operand_dtype() : DType::f32);
   if (name == "ungated") out.upload(*b, y0.data());
   b->matmul({.x = in.view().data,

@@ -120,11 +120,12 @@ struct Device {
 
   Array matmul(const Array& x, const Array& w, const std::optional<Array>& bias,
                const std::string& epilogue, const std::optional<Array>& gate,
-               const std::optional<Array>& y0) const {
+               const std::optional<Array>& y0, bool narrow) const {
     const int64_t rows = x.shape(0), n = w.shape(0), k = w.shape(1);
     const Matrix in = operand(x);
-    Buffer packed(b, b->weight_bytes(n, k));
-    b->pack_weight(w.data(), n, k, packed.data());
+    const DType stored = narrow ? DType::bf16 : DType::f32;
+    Buffer packed(b, b->weight_bytes(n, k, stored));
+    b->pack_weight(w.data(), n, k, stored, packed.data());
     const Buffer bias_buffer = bias ? vector(*bias) : Buffer();
     const Buffer gate_buffer = gate ? vector(*gate) : Buffer();
     const Epilogue e = epilogue == "gelu"    ? Epilogue::gelu
@@ -142,7 +143,8 @@ struct Device {
                .rows = rows,
                .n = n,
                .k = k,
-               .epilogue = e});
+               .epilogue = e,
+               .stored = stored});
     return dense(out);
   }
 
@@ -374,7 +376,8 @@ void bind_ops(py::module_& m) {
       .def_property_readonly("name", [](const Device& d) { return d.b->name(); })
       .def_property_readonly("precision", [](const Device& d) { return precision_name(*d.b); })
       .def("matmul", &Device::matmul, py::arg("x"), py::arg("w"), py::arg("bias") = py::none(),
-           py::arg("epilogue") = "store", py::arg("gate") = py::none(), py::arg("y0") = py::none())
+           py::arg("epilogue") = "store", py::arg("gate") = py::none(), py::arg("y0") = py::none(),
+           py::arg("narrow") = false)
       .def("norm_modulate", &Device::norm_modulate, py::arg("x"), py::arg("scale"),
            py::arg("shift"), py::arg("eps") = 1e-6f)
       .def("attend", &Device::attend, py::arg("qkv"), py::arg("q_gain"), py::arg("k_gain"),

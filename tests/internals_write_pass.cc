@@ -50,15 +50,17 @@ class TimedBackend final : public Backend {
     return inner_.row_stride(cols, dtype);
   }
   int64_t padded_rows(int64_t rows) const override { return inner_.padded_rows(rows); }
-  int64_t weight_bytes(int64_t n, int64_t k) const override { return inner_.weight_bytes(n, k); }
+  int64_t weight_bytes(int64_t n, int64_t k, DType stored) const override {
+    return inner_.weight_bytes(n, k, stored);
+  }
   int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
     return inner_.query_bytes(heads, tokens, dim);
   }
   int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
     return inner_.slot_bytes(heads, tokens, dim);
   }
-  void pack_weight(const float* w, int64_t n, int64_t k, void* packed) override {
-    inner_.pack_weight(w, n, k, packed);
+  void pack_weight(const float* w, int64_t n, int64_t k, DType stored, void* packed) override {
+    inner_.pack_weight(w, n, k, stored, packed);
   }
 
   void matmul(const MatmulArgs& a) override {

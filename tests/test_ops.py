@@ -52,6 +52,16 @@ def test_matmul(testing, device, case, epilogue, rng):
     assert_close(got, want, dtype if epilogue == "gelu" else "float32")
 
 
+@pytest.mark.parametrize("epilogue", cases.EPILOGUES)
+@pytest.mark.parametrize("case", cases.MATMULS, ids=cases.name)
+def test_narrow_weights_change_nothing(testing, device, case, epilogue, rng):
+    """Weights that bfloat16 holds exactly give the same to the bit where they are kept so."""
+    arguments = cases.matmul(case, epilogue, rng)
+    arguments["w"] = reference.operand(arguments["w"], "bfloat16").astype(np.float32)
+    want = testing.Device(device, threads=1).matmul(**arguments)
+    assert identical(run(testing, device, "matmul", **arguments, narrow=True), want)
+
+
 def test_gelu_saturates(testing, device):
     """Far out, gelu is 0 or x, on no account NaN."""
     x = np.array([[-1e20, -1e4, -20, -0.0, 0, 20, 1e4, 1e20, 3e38]], np.float32).T

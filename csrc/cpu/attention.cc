@@ -73,7 +73,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
     for (int64_t j = 0; j < a.tokens; j += kChunk) {
       const int64_t keys = least(kChunk, a.tokens - j);
       for (int64_t p = 0; p < keys; p += NR)
-        multiply(rows, q, a.dim, k + (j + p) * a.dim, NR, a.dim, scores + p, kChunk, false);
+        multiply(rows, q, a.dim, Panel{k + (j + p) * a.dim}, a.dim, scores + p, kChunk, false);
       softmax_chunk(scores, rows, keys, softmax);
       for (int64_t r = 0; r < rows; ++r) {
         if (softmax.factor[r] == 1.f) continue;  // no higher score came, as in most chunks
@@ -82,7 +82,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
           store(o + d, load(o + d) * softmax.factor[r]);
       }
       for (int64_t d = 0; d < layout.depth; d += NR)
-        multiply(rows, scores, kChunk, v + j * layout.depth + d, layout.depth, keys, out + d,
+        multiply(rows, scores, kChunk, Panel{v + j * layout.depth + d, layout.depth}, keys, out + d,
                  kMaxDepth, true);
     }
   }

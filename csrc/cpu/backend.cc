@@ -68,15 +68,17 @@ class CpuBackend final : public Backend {
     const int64_t p = kernels_.row_padding;
     return (rows + p - 1) / p * p;
   }
-  int64_t weight_bytes(int64_t n, int64_t k) const override { return kernels_.weight_bytes(n, k); }
+  int64_t weight_bytes(int64_t n, int64_t k, DType stored) const override {
+    return kernels_.weight_bytes(n, k, stored);
+  }
   int64_t query_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
     return kernels_.query_bytes(heads, tokens, dim);
   }
   int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) const override {
     return kernels_.slot_bytes(heads, tokens, dim);
   }
-  void pack_weight(const float* w, int64_t n, int64_t k, void* packed) override {
-    kernels_.pack_weight(w, n, k, packed);
+  void pack_weight(const float* w, int64_t n, int64_t k, DType stored, void* packed) override {
+    kernels_.pack_weight(w, n, k, stored, packed);
   }
 
   void matmul(const MatmulArgs& a) override {

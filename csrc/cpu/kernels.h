@@ -24,10 +24,10 @@ struct Kernels {
   DType operand, weights;
   int64_t row_padding;  // rows of an operand are allocated in multiples of this
 
-  int64_t (*weight_bytes)(int64_t n, int64_t k);
+  int64_t (*weight_bytes)(int64_t n, int64_t k, DType stored);
   int64_t (*query_bytes)(int64_t heads, int64_t tokens, int64_t dim);
   int64_t (*slot_bytes)(int64_t heads, int64_t tokens, int64_t dim);
-  void (*pack_weight)(const float* w, int64_t n, int64_t k, void* packed);
+  void (*pack_weight)(const float* w, int64_t n, int64_t k, DType stored, void* packed);
 
   // Where weights are int8: what x becomes before a matmul, whose x and x_stride are then these.
   int64_t (*quantized_stride)(int64_t cols);

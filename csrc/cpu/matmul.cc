@@ -7,30 +7,66 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kRowsInL2 = 8 * MR;  // rows of x that stay near while the panels pass
+constexpr int64_t kRows = 8 * MR;  // of x, that stay near while the panels pass
+constexpr int64_t kDepth = 512;    // of a panel that is multiplied, and widened, at a time
 
-int64_t weight_bytes(int64_t n, int64_t k) { return panel_bytes(n, k); }
-void pack_weight(const float* w, int64_t n, int64_t k, void* packed) {
-  pack_panels(w, n, k, static_cast<float*>(packed));
+int64_t weight_bytes(int64_t n, int64_t k, DType stored) {
+  return panel_bytes(n, k) / 4 * size_of(stored);
+}
+
+// w[n, k] as panels [n/NR, k, VL] of pairs: columns j and j + VL, in bf16.
+static void pack_narrow(const float* w, int64_t n, int64_t k, uint32_t* out) {
+  const auto upper_half = [&](int64_t column, int64_t i) {
+    return column < n ? uint32_t(to_bf16(w[column * k + i])) : 0;
+  };
+  for (int64_t panel = 0; panel < n; panel += NR)
+    for (int64_t i = 0; i < k; ++i)
+      for (int64_t j = panel; j < panel + VL; ++j)
+        *out++ = upper_half(j, i) | upper_half(j + VL, i) << 16;
+}
+
+void pack_weight(const float* w, int64_t n, int64_t k, DType stored, void* packed) {
+  if (stored == DType::bf16)
+    pack_narrow(w, n, k, static_cast<uint32_t*>(packed));
+  else
+    pack_panels(w, n, k, static_cast<float*>(packed));
 }
 
 int64_t matmul_tasks(const MatmulArgs& a, int threads) {
   return least<int64_t>(round_up(a.n, NR) / NR, threads == 1 ? 1 : 6 * threads);
 }
 
+// sums[rows, NR] (+)= x[rows, depth] · a part of a panel, whose first row is the at-th of all
+static void add_products(const MatmulArgs& a, const float* x, int64_t rows, int64_t at,
+                         int64_t depth, float* sums, bool more) {
+  alignas(64) float wide[kDepth * NR];
+  const bool narrow = a.stored == DType::bf16;
+  const Panel panel{narrow ? wide : static_cast<const float*>(a.w) + at * NR};
+  for (int64_t m = 0; m < rows; m += MR) {
+    const int64_t count = least<int64_t>(MR, rows - m);
+    const float* strip_of_x = x + m * a.x_stride;
+    if (narrow && m == 0)
+      multiply(count, strip_of_x, a.x_stride,
+               NarrowPanel{static_cast<const uint32_t*>(a.w) + at * VL, wide}, depth, sums, NR,
+               more);
+    else
+      multiply(count, strip_of_x, a.x_stride, panel, depth, sums + m * NR, NR, more);
+  }
+}
+
 void matmul(const MatmulArgs& a, int64_t task, int64_t tasks) {
   const int64_t panels = round_up(a.n, NR) / NR;
   const int64_t first = panels * task / tasks, last = panels * (task + 1) / tasks;
   const float* x = static_cast<const float*>(a.x);
-  const float* w = static_cast<const float*>(a.w);
-  alignas(64) float tile[MR * NR];
-  for (int64_t block = 0; block < a.rows; block += kRowsInL2)
-    for (int64_t p = first; p < last; ++p)
-      for (int64_t m = block; m < least(block + kRowsInL2, a.rows); m += MR) {
-        const int64_t rows = least<int64_t>(MR, a.rows - m);
-        multiply(rows, x + m * a.x_stride, a.x_stride, w + p * a.k * NR, NR, a.k, tile, NR, false);
-        apply_epilogue(a, tile, NR, m, rows, p * NR, NR);
-      }
+  alignas(64) float sums[kRows * NR];
+  for (int64_t row = 0; row < a.rows; row += kRows)
+    for (int64_t p = first; p < last; ++p) {
+      const int64_t rows = least(kRows, a.rows - row);
+      for (int64_t k = 0; k < a.k; k += kDepth)
+        add_products(a, x + row * a.x_stride + k, rows, p * a.k + k, least(kDepth, a.k - k), sums,
+                     k > 0);
+      apply_epilogue(a, sums, NR, row, rows, p * NR, NR);
+    }
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

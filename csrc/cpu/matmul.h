@@ -5,8 +5,8 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-int64_t weight_bytes(int64_t n, int64_t k);
-void pack_weight(const float* w, int64_t n, int64_t k, void* packed);
+int64_t weight_bytes(int64_t n, int64_t k, DType stored);
+void pack_weight(const float* w, int64_t n, int64_t k, DType stored, void* packed);
 int64_t quantized_stride(int64_t cols);  // int8 only, with quantize
 int64_t quantize_tasks(const QuantizeArgs& a, int threads);
 void quantize(const QuantizeArgs& a, int64_t task, int64_t tasks);

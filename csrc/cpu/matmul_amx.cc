@@ -7,8 +7,8 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-int64_t weight_bytes(int64_t n, int64_t k) { return panel_bytes(n, k); }
-void pack_weight(const float* w, int64_t n, int64_t k, void* packed) {
+int64_t weight_bytes(int64_t n, int64_t k, DType) { return panel_bytes(n, k); }
+void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) {
   pack_panels(w, n, k, static_cast<Operand*>(packed));
 }
 

@@ -10,11 +10,11 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-int64_t weight_bytes(int64_t n, int64_t k) {
+int64_t weight_bytes(int64_t n, int64_t k, DType) {
   return round_up(n, kColumns) * (padded_depth(k) + int64_t(sizeof(float)));
 }
 
-void pack_weight(const float* w, int64_t n, int64_t k, void* packed) {
+void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) {
   const int64_t depth = padded_depth(k), columns = round_up(n, kColumns);
   uint8_t* out = static_cast<uint8_t*>(packed);
   float* scales = reinterpret_cast<float*>(out + columns * depth);

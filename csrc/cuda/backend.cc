@@ -86,7 +86,7 @@ class CudaBackend final : public Backend {
 
   int64_t row_stride(int64_t cols, DType) const override { return padded_cols(cols); }
   int64_t padded_rows(int64_t rows) const override { return cuda::padded_rows(rows); }
-  int64_t weight_bytes(int64_t n, int64_t k) const override {
+  int64_t weight_bytes(int64_t n, int64_t k, DType) const override {
     return weights_ == DType::e4m3 ? e4m3_bytes(n, k) + n * int64_t(sizeof(float))
                                    : kernel_bytes(n, k);
   }
@@ -97,7 +97,7 @@ class CudaBackend final : public Backend {
     return 2 * heads * padded_keys(tokens) * dim * int64_t(sizeof(Half));
   }
 
-  void pack_weight(const float* w, int64_t n, int64_t k, void* packed) override {
+  void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) override {
     weights_ == DType::e4m3 ? pack_e4m3(w, n, k, packed) : pack_kernel(w, n, k, packed);
   }
   int64_t kernel_bytes(int64_t n, int64_t k) const override {
