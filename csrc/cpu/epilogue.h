@@ -49,7 +49,7 @@ static inline void apply_epilogue(const MatmulArgs& a, const float* tile, int64_
             static_cast<const Operand*>(a.residual) + (row + r) * a.residual_stride + col;
         Operand* y = static_cast<Operand*>(a.y) + at;
         for_each_vector(cols, [&](int64_t j, int64_t n) {
-          store_some(y + j, max(load_operands(x + j, n) + biased(j, n), vf{}), n);
+          store_some(y + j, max(load_some(x + j, n) + biased(j, n), vf{}), n);
         });
         break;
       }

@@ -16,13 +16,17 @@ int64_t weight_bytes(int64_t n, int64_t k, DType stored) {
 
 // w[n, k] as panels [n/NR, k, VL] of pairs: columns j and j + VL, in bf16.
 static void pack_narrow(const float* w, int64_t n, int64_t k, uint32_t* out) {
-  const auto upper_half = [&](int64_t column, int64_t i) {
-    return column < n ? uint32_t(to_bf16(w[column * k + i])) : 0;
-  };
-  for (int64_t panel = 0; panel < n; panel += NR)
-    for (int64_t i = 0; i < k; ++i)
-      for (int64_t j = panel; j < panel + VL; ++j)
-        *out++ = upper_half(j, i) | upper_half(j + VL, i) << 16;
+  alignas(64) float pairs[VL * VL];
+  for (int64_t panel = 0; panel < n; panel += NR, out += k * VL)
+    for (int64_t i = 0; i < k; i += VL) {
+      const int64_t depth = least(VL, k - i);
+      const auto bits = [&](int64_t column) {
+        return column < n ? (vu)load_some(w + column * k + i, depth) : vu{};
+      };
+      for (int64_t j = 0; j < VL; ++j)
+        store(pairs + j * VL, (vf)(bits(panel + j) >> 16 | bits(panel + j + VL)));
+      put_columns(pairs, VL, VL, depth, reinterpret_cast<float*>(out) + i * VL, VL);
+    }
 }
 
 void pack_weight(const float* w, int64_t n, int64_t k, DType stored, void* packed) {

@@ -2,11 +2,9 @@
 // What matmuls in int8 share. Weights have a scale for each output channel, rows of x one each,
 // made as they come. Weights are packed [n/32, k/4, 32 columns, 4] as w + 128, then their scales [n
 // padded].
-#include <algorithm>
-#include <cmath>
-
 #include "csrc/cpu/int8.h"
 #include "csrc/cpu/matmul.h"
+#include "csrc/cpu/transpose.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
@@ -16,19 +14,25 @@ int64_t weight_bytes(int64_t n, int64_t k, DType) {
 
 void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) {
   const int64_t depth = padded_depth(k), columns = round_up(n, kColumns);
-  uint8_t* out = static_cast<uint8_t*>(packed);
+  char* out = static_cast<char*>(packed);
   float* scales = reinterpret_cast<float*>(out + columns * depth);
-  for (int64_t col = 0; col < columns; ++col) {
-    float peak = 0.f;
-    for (int64_t i = 0; i < k && col < n; ++i) peak = std::max(peak, std::abs(w[col * k + i]));
-    const float unit = unit_of(peak, 127.f);
-    scales[col] = unit;
-    uint8_t* panel = out + col / kColumns * kColumns * depth + col % kColumns * 4;
-    for (int64_t i = 0; i < depth; ++i) {
-      const float value = col < n && i < k ? std::nearbyint(w[col * k + i] / unit) : 0.f;
-      panel[i / 4 * kColumns * 4 + i % 4] = uint8_t(int(value) + 128);
+  for (int64_t col = 0; col < columns; ++col)
+    scales[col] = unit_of(col < n ? peak_of(w + col * k, k) : 0.f, 127.f);
+  alignas(64) uint8_t rows[VL * 4 * VL];  // of VL columns, 4 VL of their depth
+  for (int64_t col = 0; col < columns; col += VL)
+    for (int64_t i = 0; i < depth; i += 4 * VL) {
+      for (int64_t j = 0; j < 4 * VL; ++j) {
+        const int64_t row = col + j / 4, at = i + j % 4 * VL;
+        const bool there = row < n && at < k;
+        const vf v = there ? load_some(w + row * k + at, least(VL, k - at)) / scales[row] : vf{};
+        const __m512i values =
+            _mm512_add_epi32(_mm512_cvtps_epi32((__m512)v), _mm512_set1_epi32(128));
+        _mm_store_si128(reinterpret_cast<__m128i*>(rows + j * VL), _mm512_cvtepi32_epi8(values));
+      }
+      char* panel = out + col / kColumns * kColumns * depth + col % kColumns * 4;
+      put_columns(reinterpret_cast<const float*>(rows), VL, VL, VL,
+                  reinterpret_cast<float*>(panel + i * kColumns), kColumns);
     }
-  }
 }
 
 int64_t quantized_stride(int64_t cols) { return padded_depth(cols) + 64; }

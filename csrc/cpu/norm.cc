@@ -8,8 +8,9 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kBlock = 32;    // tokens that a task handles at a time; even, for the pairs of V
-constexpr int64_t kMaxDim = 256;  // head dim; the model reader enforces it
+constexpr int64_t kBlock = 32;     // tokens that a task handles at a time; even, for the pairs of V
+constexpr int64_t kRowsAhead = 6;  // that are fetched
+constexpr int64_t kMaxDim = 256;   // head dim; the model reader enforces it
 constexpr float kLog2E = 1.44269504f;
 
 RTFM_INLINE float inverse_rms(const float* x, int64_t count, float eps) {
@@ -71,25 +72,36 @@ int64_t slot_bytes(int64_t heads, int64_t tokens, int64_t dim) {
 RTFM_INLINE void norm_rope(const float* x, const float* gain, const float* cos, const float* sin,
                            int64_t dim, int64_t rope, float eps, float scale, float* y) {
   if (gain) scale *= inverse_rms(x, dim, eps);
-  for (int64_t i = 0; i < dim; ++i) y[i] = x[i] * scale;
-  if (gain)
-    for (int64_t i = 0; i < dim; ++i) y[i] *= gain[i];
-  float *a = y + dim - 2 * rope, *b = a + rope;
-  for (int64_t i = 0; i < rope; ++i) {
-    const float u = a[i], v = b[i];
-    a[i] = u * cos[i] - v * sin[i];
-    b[i] = u * sin[i] + v * cos[i];
-  }
+  const auto normed = [&](int64_t d, int64_t n) {
+    const vf v = load_some(x + d, n) * scale;
+    return gain ? v * load_some(gain + d, n) : v;
+  };
+  const int64_t left = dim - 2 * rope, right = dim - rope;
+  for_each_vector(left, [&](int64_t d, int64_t n) { store_some(y + d, normed(d, n), n); });
+  for_each_vector(rope, [&](int64_t i, int64_t n) {
+    const vf u = normed(left + i, n), v = normed(right + i, n);
+    const vf c = load_some(cos + i, n), s = load_some(sin + i, n);
+    store_some(y + left + i, u * c - v * s, n);
+    store_some(y + right + i, u * s + v * c, n);
+  });
 }
 
-RTFM_INLINE void to_page(void* page, int64_t at, const float* rows, int64_t count) {
-  Operand* out = static_cast<Operand*>(page) + at;
-  for_each_vector(count,
-                  [&](int64_t j, int64_t n) { store_some(out + j, load_some(rows + j, n), n); });
+RTFM_INLINE void to_page(const QkvSplitArgs& a, int64_t at, int64_t count, const float* rows,
+                         int64_t stride) {
+  Operand* page = static_cast<Operand*>(a.inputs->page) + at;
+  for (int64_t i = 0; i < count; ++i)
+    for_each_vector(a.dim, [&](int64_t d, int64_t n) {
+      store_some(page + i * a.dim + d, load_some(rows + i * stride + d, n), n);
+    });
 }
 
 int64_t qkv_split_tasks(const QkvSplitArgs& a, int) {
   return a.heads * (round_up(a.tokens, kBlock) / kBlock);
+}
+
+// Rows of a head lie too far apart for the hardware to see them coming.
+RTFM_INLINE void fetch(const float* row, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d);
 }
 
 RTFM_INLINE void split_queries(const QkvSplitArgs& a, int64_t head, int64_t first, int64_t count) {
@@ -97,29 +109,34 @@ RTFM_INLINE void split_queries(const QkvSplitArgs& a, int64_t head, int64_t firs
   const float scale = kLog2E / std::sqrt(float(a.dim));  // attention works in powers of two
   alignas(64) float query[kMaxDim];
   for (int64_t token = first; token < first + count; ++token) {
-    norm_rope(a.q + token * a.stride + head * a.dim, a.q_gain, a.cos + token * a.rope,
-              a.sin + token * a.rope, a.dim, a.rope, a.eps, scale, query);
+    const float* q = a.q + token * a.stride + head * a.dim;
+    fetch(q + kRowsAhead * a.stride, a.dim);
+    norm_rope(q, a.q_gain, a.cos + token * a.rope, a.sin + token * a.rope, a.dim, a.rope, a.eps,
+              scale, query);
     const int64_t row = head * round_up(a.tokens, 32) + token;
     pack_query(static_cast<char*>(a.query) + row * stride, query, a.dim);
   }
 }
 
 RTFM_INLINE void split_keys(const QkvSplitArgs& a, int64_t head, int64_t first, int64_t count) {
-  alignas(64) float keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
+  alignas(64) float keys[kBlock * kMaxDim];
+  const float* values = a.v + first * a.stride + head * a.dim;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t token = first + i, at = token * a.stride + head * a.dim;
-    norm_rope(a.k + at, a.k_gain, a.cos + token * a.rope, a.sin + token * a.rope, a.dim, a.rope,
-              a.eps, 1.f, keys + i * a.dim);
-    std::memcpy(values + i * a.dim, a.v + at, size_t(a.dim) * 4);
+    const int64_t token = first + i;
+    const float* k = a.k + token * a.stride + head * a.dim;
+    fetch(k + kRowsAhead * a.stride, a.dim);
+    fetch(values + i * a.stride, a.dim);
+    norm_rope(k, a.k_gain, a.cos + token * a.rope, a.sin + token * a.rope, a.dim, a.rope, a.eps,
+              1.f, keys + i * a.dim);
   }
   if (a.inputs) {
     const int64_t at = (head * a.tokens + first) * a.dim, half = a.kv_heads * a.tokens * a.dim;
-    to_page(a.inputs->page, 2 * a.layer * half + at, keys, count * a.dim);
-    to_page(a.inputs->page, (2 * a.layer + 1) * half + at, values, count * a.dim);
+    to_page(a, 2 * a.layer * half + at, count, keys, a.dim);
+    to_page(a, (2 * a.layer + 1) * half + at, count, values, a.stride);
   }
   if (a.slot)
     pack_slot(SlotLayout(a.kv_heads, a.tokens, a.dim), a.slot, head, first, count, a.dim, keys,
-              values);
+              values, a.stride);
 }
 
 void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
@@ -129,18 +146,34 @@ void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
   if (a.k && head < a.kv_heads) split_keys(a, head, first, count);
 }
 
+// Of each group of 4 lanes, lane `Which` in all of them.
+template <size_t Which, size_t... I>
+RTFM_INLINE vf spread(vf v, std::index_sequence<I...>) {
+  return __builtin_shufflevector(v, v, int(I / 4 * 4 + Which)...);
+}
+
 // rows[count, dim] of the page, with M applied to each group of 4 of the first camera_dims
 RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_t dim,
                              int64_t camera_dims, const float* m, float* rows) {
   const Operand* in = static_cast<const Operand*>(page) + at;
-  for (int64_t i = 0; i < count * dim; ++i) rows[i] = from_operand(in[i]);
-  for (int64_t i = 0; i < count; ++i)
-    for (int64_t d = 0; d < camera_dims; d += 4) {
-      float* g = rows + i * dim + d;
-      const float x = g[0], y = g[1], z = g[2], w = g[3];
-      for (int64_t r = 0; r < 4; ++r)
-        g[r] = m[4 * r] * x + m[4 * r + 1] * y + m[4 * r + 2] * z + m[4 * r + 3] * w;
-    }
+  float column[4][VL];  // of M, in every group
+  for (int64_t lane = 0; lane < VL; ++lane)
+    for (int64_t c = 0; c < 4; ++c) column[c][lane] = m[lane % 4 * 4 + c];
+  const vf m0 = load(column[0]), m1 = load(column[1]), m2 = load(column[2]), m3 = load(column[3]);
+  for (int64_t i = 0; i < count; ++i) {
+    const auto moved = [&](int64_t d, int64_t n) {
+      const vf v = load_some(in + i * dim + d, n);
+      store_some(rows + i * dim + d,
+                 m0 * spread<0>(v, Lanes()) + m1 * spread<1>(v, Lanes()) +
+                     m2 * spread<2>(v, Lanes()) + m3 * spread<3>(v, Lanes()),
+                 n);
+    };
+    const auto same = [&](int64_t d, int64_t n) {
+      store_some(rows + i * dim + camera_dims + d, load_some(in + i * dim + camera_dims + d, n), n);
+    };
+    for_each_vector(camera_dims, moved);
+    for_each_vector(dim - camera_dims, same);
+  }
 }
 
 int64_t gather_tasks(const GatherArgs& a, int) {
@@ -160,7 +193,8 @@ void gather(const GatherArgs& a, int64_t task, int64_t) {
   transformed(page, in_page, count, a.dim, a.camera_dims, m, keys);
   transformed(page, in_page + half, count, a.dim, a.camera_dims, m, values);
   char* slot = static_cast<char*>(a.context) + (layer * a.slots + 1 + i) * a.slot_bytes;
-  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), slot, head, first, count, a.dim, keys, values);
+  pack_slot(SlotLayout(a.heads, a.tokens, a.dim), slot, head, first, count, a.dim, keys, values,
+            a.dim);
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

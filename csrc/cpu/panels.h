@@ -7,6 +7,7 @@
 #else
 #include "csrc/cpu/micro.h"
 #endif
+#include "csrc/cpu/transpose.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
@@ -17,15 +18,18 @@ RTFM_INLINE int64_t panel_bytes(int64_t n, int64_t k) {
   return round_up(n, 32) * round_up(k, 32) * 2;
 }
 static inline void pack_panels(const float* w, int64_t n, int64_t k, Operand* out) {
+  alignas(64) Operand rows[16 * 32];
   for (int64_t n0 = 0; n0 < n; n0 += 32)
     for (int64_t k0 = 0; k0 < k; k0 += 32)
-      for (int64_t tile = 0; tile < 2; ++tile)
-        for (int64_t pair = 0; pair < 16; ++pair)
-          for (int64_t col = 0; col < 16; ++col)
-            for (int64_t i = 0; i < 2; ++i) {
-              const int64_t row = n0 + tile * 16 + col, at = k0 + pair * 2 + i;
-              *out++ = row < n && at < k ? to_bf16(w[row * k + at]) : Operand(0);
-            }
+      for (int64_t tile = n0; tile < n0 + 32; tile += 16, out += kTile) {
+        for (int64_t i = 0; i < 32; ++i) {
+          const int64_t row = tile + i / 2, at = k0 + i % 2 * VL;
+          const bool there = row < n && at < k;
+          store(rows + i * VL, there ? load_some(w + row * k + at, least(VL, k - at)) : vf{});
+        }
+        put_columns(reinterpret_cast<const float*>(rows), 16, 16, 16, reinterpret_cast<float*>(out),
+                    16);
+      }
 }
 
 #else
@@ -33,9 +37,9 @@ static inline void pack_panels(const float* w, int64_t n, int64_t k, Operand* ou
 // Weights w[n, k] as panels [n/NR, k, NR].
 RTFM_INLINE int64_t panel_bytes(int64_t n, int64_t k) { return round_up(n, NR) * k * 4; }
 static inline void pack_panels(const float* w, int64_t n, int64_t k, float* out) {
-  for (int64_t panel = 0; panel < n; panel += NR)
-    for (int64_t i = 0; i < k; ++i)
-      for (int64_t j = 0; j < NR; ++j) *out++ = panel + j < n ? w[(panel + j) * k + i] : 0.f;
+  for (int64_t panel = 0; panel < n; panel += NR, out += k * NR)
+    for (int64_t half = 0; half < NR; half += VL)
+      put_columns(w + (panel + half) * k, k, n - panel - half, k, out + half, NR);
 }
 
 #endif

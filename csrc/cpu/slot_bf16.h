@@ -2,7 +2,7 @@
 // K/V and queries in bf16, as tiles of AMX.
 #pragma once
 
-#include "csrc/cpu/vec.h"
+#include "csrc/cpu/transpose.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
@@ -19,29 +19,43 @@ struct SlotLayout {
   int64_t v(int64_t head) const { return (heads + head) * head_size(); }
 };
 
-// keys, values: [count, dim] f32 for tokens first, first + 1, ...; first is even
+// Two rows of numbers as words: bf16 of `even` in the lower half, of `odd` in the upper one.
+RTFM_INLINE vf paired(vf even, vf odd) {
+  const auto bits = [](vf v) {
+    Operand rounded[VL];
+    store(rounded, v);
+    vh halves;
+    std::memcpy(&halves, rounded, sizeof halves);
+    return __builtin_convertvector(halves, vu);
+  };
+  return (vf)(bits(even) | bits(odd) << 16);
+}
+
+// keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is a
+// multiple of 32
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
-                             int64_t count, int64_t dim, const float* keys, const float* values) {
+                             int64_t count, int64_t dim, const float* keys, const float* values,
+                             int64_t value_stride) {
   Operand* k = static_cast<Operand*>(slot) + l.k(head);
   Operand* v = static_cast<Operand*>(slot) + l.v(head);
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t j = first + i;
-    Operand* tile = k + (j / 16) * 16 * l.depth + (j % 16) * 2;
-    for (int64_t d = 0; d < dim; d += 2) {  // dim is even
-      Operand* pair = tile + (d / 32) * 512 + (d % 32) * 16;
-      pair[0] = to_operand(keys[i * dim + d]);
-      pair[1] = to_operand(keys[i * dim + d + 1]);
-    }
+  alignas(64) Operand rows[16 * 256];  // heads have 256 dims at most
+  for (int64_t i = 0; i < count; i += 16) {
+    const int64_t tokens = least<int64_t>(16, count - i);
+    for (int64_t j = 0; j < tokens; ++j)
+      for_each_vector(dim, [&](int64_t d, int64_t n) {
+        store_some(rows + j * 256 + d, load_some(keys + (i + j) * dim + d, n), n);
+      });
+    put_columns(reinterpret_cast<const float*>(rows), 128, tokens, dim / 2,
+                reinterpret_cast<float*>(k + (first + i) * l.depth), 16);
   }
   for (int64_t i = 0; i < count; i += 2) {
     const int64_t j = first + i;
-    Operand* row = v + (j / 32) * 32 * l.depth + (j % 32) * 16;
-    const float* even = values + i * dim;
-    for (int64_t d = 0; d < dim; ++d) {
-      Operand* pair = row + (d / 16) * 512 + (d % 16) * 2;
-      pair[0] = to_operand(even[d]);
-      pair[1] = i + 1 < count ? to_operand(even[dim + d]) : Operand(0);
-    }
+    const float *even = values + i * value_stride, *odd = even + value_stride;
+    for_each_vector(dim, [&](int64_t d, int64_t n) {
+      const vf pairs = paired(load_some(even + d, n), i + 1 < count ? load_some(odd + d, n) : vf{});
+      store(reinterpret_cast<float*>(v + j / 32 * 32 * l.depth + d / 16 * 512 + j % 32 * 16),
+            pairs);
+    });
   }
 }
 

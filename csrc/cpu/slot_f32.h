@@ -3,6 +3,7 @@
 #pragma once
 
 #include "csrc/cpu/micro.h"
+#include "csrc/cpu/transpose.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
@@ -17,15 +18,20 @@ struct SlotLayout {
   int64_t v(int64_t head) const { return k(heads) + head * keys * depth; }
 };
 
+// keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is a
+// multiple of 32
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
-                             int64_t count, int64_t dim, const float* keys, const float* values) {
+                             int64_t count, int64_t dim, const float* keys, const float* values,
+                             int64_t value_stride) {
   float *k = static_cast<float*>(slot) + l.k(head), *v = static_cast<float*>(slot) + l.v(head);
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < count; i += VL) {
     const int64_t j = first + i;
-    float* column = k + (j / NR) * NR * dim + j % NR;
-    for (int64_t d = 0; d < dim; ++d) column[d * NR] = keys[i * dim + d];
-    std::memcpy(v + j * l.depth, values + i * dim, size_t(dim) * 4);
+    put_columns(keys + i * dim, dim, least(VL, count - i), dim, k + j / NR * NR * dim + j % NR, NR);
   }
+  for (int64_t i = 0; i < count; ++i)
+    for_each_vector(dim, [&](int64_t d, int64_t n) {
+      store_some(v + (first + i) * l.depth + d, load_some(values + i * value_stride + d, n), n);
+    });
 }
 
 // Queries: [heads, padded tokens] rows of dim.

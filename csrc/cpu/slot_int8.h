@@ -3,6 +3,7 @@
 #pragma once
 
 #include "csrc/cpu/micro_vnni.h"
+#include "csrc/cpu/transpose.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
@@ -23,26 +24,29 @@ struct SlotLayout {
 
 RTFM_INLINE void put_float(char* at, float x) { std::memcpy(at, &x, 4); }
 
-// keys, values: [count, dim] f32 for tokens first, first + 1, ...; first is even
+// keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is a
+// multiple of 32
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
-                             int64_t count, int64_t dim, const float* keys, const float* values) {
+                             int64_t count, int64_t dim, const float* keys, const float* values,
+                             int64_t value_stride) {
   char *base = static_cast<char*>(slot), *k = base + l.k(head), *v = base + l.v(head);
-  alignas(64) int8_t row[256 + 16];  // heads have 256 dims at most
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t j = first + i;
-    quantize_row(keys + i * dim, dim, l.depth, row);
-    put_float(base + l.k_scales(head) + j * 4, end_of_row(row, l.depth).scale);
-    char* column = k + j / kColumns * kColumns * l.depth + j % kColumns * 4;
-    for (int64_t d = 0; d < l.depth; d += 4) {
-      uint32_t four;
-      std::memcpy(&four, row + d, 4);
-      four ^= 0x80808080u;  // + 128
-      std::memcpy(column + d * kColumns, &four, 4);
+  constexpr int64_t kRow = 256 + 16;  // heads have 256 dims at most
+  alignas(64) int8_t rows[VL * kRow];
+  for (int64_t i = 0; i < count; i += VL) {
+    const int64_t j = first + i, tokens = least(VL, count - i);
+    for (int64_t t = 0; t < tokens; ++t) {
+      int8_t* row = rows + t * kRow;
+      quantize_row(keys + (i + t) * dim, dim, l.depth, row);
+      put_float(base + l.k_scales(head) + (j + t) * 4, end_of_row(row, l.depth).scale);
+      for (int64_t d = 0; d < l.depth; ++d) row[d] = int8_t(row[d] ^ 0x80);  // + 128
     }
+    put_columns(reinterpret_cast<const float*>(rows), kRow / 4, tokens, l.depth / 4,
+                reinterpret_cast<float*>(k + j / kColumns * kColumns * l.depth) + j % kColumns,
+                kColumns);
   }
   for (int64_t i = 0; i < count; i += 2) {
     const bool both = i + 1 < count;
-    const float *even = values + i * dim, *odd = both ? even + dim : even;
+    const float *even = values + i * value_stride, *odd = both ? even + value_stride : even;
     const float a = unit_of(peak_of(even, dim), kMostValue),
                 b = unit_of(peak_of(odd, dim), kMostValue);
     put_float(base + l.v_scales(head) + (first + i) * 4, a);

@@ -5,8 +5,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
-#ifdef RTFM_BF16
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -29,22 +30,19 @@ RTFM_INLINE vf load(const float* p) {
 }
 RTFM_INLINE void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 RTFM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+using Lanes = std::make_index_sequence<size_t(VL)>;
+
 // All lanes into one, half by half.
+template <int64_t Half, class F, size_t... I>
+RTFM_INLINE vf fold(vf v, const F& f, std::index_sequence<I...> lanes) {
+  v = f(v, __builtin_shufflevector(v, v, int((I + Half) % VL)...));
+  if constexpr (Half > 1) return fold<Half / 2>(v, f, lanes);
+  return v;
+}
 RTFM_INLINE float sum(vf v) {
-  alignas(64) float lanes[VL];
-  store(lanes, v);
-  for (int64_t half = VL / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  return fold<VL / 2>(v, [](vf a, vf b) { return a + b; }, Lanes())[0];
 }
-RTFM_INLINE float highest_of(vf v) {
-  alignas(64) float lanes[VL];
-  store(lanes, v);
-  for (int64_t half = VL / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i)
-      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  return lanes[0];
-}
+RTFM_INLINE float highest_of(vf v) { return fold<VL / 2>(v, max, Lanes())[0]; }
 RTFM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 template <class T>
 RTFM_INLINE T least(T a, T b) {
@@ -60,12 +58,6 @@ RTFM_INLINE uint16_t to_bf16(float x) {
   std::memcpy(&u, &x, 4);
   return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
-RTFM_INLINE float from_bf16(uint16_t h) {
-  const uint32_t u = uint32_t(h) << 16;
-  float x;
-  std::memcpy(&x, &u, 4);
-  return x;
-}
 
 #ifdef RTFM_BF16
 using Operand = uint16_t;
@@ -79,25 +71,49 @@ RTFM_INLINE vf load(const Operand* p) {
   return (vf)(__builtin_convertvector(h, vu) << 16);
 }
 RTFM_INLINE Operand to_operand(float x) { return to_bf16(x); }
-RTFM_INLINE float from_operand(Operand x) { return from_bf16(x); }
 #else
 using Operand = float;
 RTFM_INLINE Operand to_operand(float x) { return x; }
-RTFM_INLINE float from_operand(Operand x) { return x; }
 #endif
 
-template <class T>
-RTFM_INLINE vf load_part(const T* p, int64_t count) {
-  T full[VL] = {};
-  std::memcpy(full, p, size_t(count) * sizeof(T));
+// The first `count` < VL elements; zeros behind them, and nothing else in memory is touched.
+#ifdef __AVX512F__
+RTFM_INLINE __mmask16 first_lanes(int64_t count) { return __mmask16((1u << count) - 1); }
+RTFM_INLINE vf load_part(const float* p, int64_t count) {
+  return (vf)_mm512_maskz_loadu_ps(first_lanes(count), p);
+}
+RTFM_INLINE void store_part(float* p, vf v, int64_t count) {
+  _mm512_mask_storeu_ps(p, first_lanes(count), (__m512)v);
+}
+#else
+RTFM_INLINE void copy_part(float* to, const float* from, int64_t count) {
+#pragma GCC unroll 4
+  for (int64_t half = VL / 2; half > 0; half /= 2)  // of constant size, so without a call
+    if (count & half) {
+      std::memcpy(to, from, size_t(half) * 4);
+      to += half, from += half;
+    }
+}
+RTFM_INLINE vf load_part(const float* p, int64_t count) {
+  float full[VL] = {};
+  copy_part(full, p, count);
   return load(full);
 }
-template <class T>
-RTFM_INLINE void store_part(T* p, vf v, int64_t count) {
-  T full[VL];
+RTFM_INLINE void store_part(float* p, vf v, int64_t count) {
+  float full[VL];
   store(full, v);
-  std::memcpy(p, full, size_t(count) * sizeof(T));
+  copy_part(p, full, count);
 }
+#endif
+#ifdef RTFM_BF16
+RTFM_INLINE vf load_part(const Operand* p, int64_t count) {
+  const __m256i h = _mm256_maskz_loadu_epi16(first_lanes(count), p);
+  return (vf)(__builtin_convertvector((vh)h, vu) << 16);
+}
+RTFM_INLINE void store_part(Operand* p, vf v, int64_t count) {
+  _mm256_mask_storeu_epi16(p, first_lanes(count), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+#endif
 
 // f(first, count) over `count` elements, a vector at a time; the last call may be a part of one.
 template <class F>
@@ -111,12 +127,6 @@ template <class T>
 RTFM_INLINE vf load_some(const T* p, int64_t count) {
   return count == VL ? load(p) : load_part(p, count);
 }
-RTFM_INLINE vf load_operands(const Operand* p, int64_t count) {
-  if (count == VL) return load(p);
-  Operand full[VL] = {};
-  std::memcpy(full, p, size_t(count) * sizeof(Operand));
-  return load(full);
-}
 template <class T>
 RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
   if (count == VL)
@@ -125,8 +135,23 @@ RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
     store_part(p, v, count);
 }
 
-// 2^x for x <= 127, flushed to 0 below -126; relative error below 2e-7 (minimax on |f| <= 1/2,
-// exact at 0).
+// 2^x for x <= 127 with a relative error below 3e-7, exact for integers; below 2^-126 it ends in 0.
+#ifdef __AVX512F__
+RTFM_INLINE vf exp2(vf x) {
+  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
+  vf p = splat(1.86713007e-3f);
+  p = p * f + 9.01703032e-3f;
+  p = p * f + 5.57999131e-2f;
+  p = p * f + 2.40164450e-1f;
+  p = p * f + 6.93151312e-1f;
+  p = p * f + 1.f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);  // p * 2^floor(x)
+}
+RTFM_INLINE vf reciprocal(vf x) {  // off by 1.2e-7 of itself at most
+  const vf r = (vf)_mm512_rcp14_ps((__m512)x);
+  return r * (2.f - x * r);
+}
+#else
 RTFM_INLINE vf exp2(vf x) {
   x = max(x, splat(-127.f));
   const vf shifted = x + splat(12582912.f);  // 1.5·2^23: the integer part lands in the low mantissa
@@ -140,6 +165,8 @@ RTFM_INLINE vf exp2(vf x) {
   const vi exponent = (vi)shifted << 23;
   return x > splat(-126.f) ? (vf)((vi)p + exponent) : vf{};
 }
+RTFM_INLINE vf reciprocal(vf x) { return 1.f / x; }
+#endif
 
 // Natural logarithm of x in (0, 1]; relative error below 3e-7 (Cephes' polynomial in m - 1).
 RTFM_INLINE vf log(vf x) {
@@ -176,15 +203,17 @@ RTFM_INLINE void cos_sin_turn(vf u, vf& c, vf& s) {
 }
 
 RTFM_INLINE vf signed_sigmoid(vf x) {  // tanh(x/2)
-  return 2.f / (exp2(min(x * -1.44269504f, splat(126.f))) + 1.f) - 1.f;
+  return 2.f * reciprocal(exp2(min(x * -1.44269504f, splat(126.f))) + 1.f) - 1.f;
 }
 
-RTFM_INLINE vf silu(vf x) { return x / (exp2(min(x * -1.44269504f, splat(126.f))) + 1.f); }
+RTFM_INLINE vf silu(vf x) {
+  return x * reciprocal(exp2(min(x * -1.44269504f, splat(126.f))) + 1.f);
+}
 
 // x/2 · (1 + erf(x/√2)); erfc by Abramowitz and Stegun 7.1.26 in its 5-term form is 1.5e-7 off.
 RTFM_INLINE vf gelu_erf(vf x) {
   const vf z = max(x, -x) * 0.70710678f;
-  const vf t = splat(1.f) / (z * 0.3275911f + 1.f);
+  const vf t = reciprocal(z * 0.3275911f + 1.f);
   const vf poly = ((((t * 1.061405429f - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
                    0.254829592f) *
                   t;
@@ -195,7 +224,7 @@ RTFM_INLINE vf gelu_erf(vf x) {
 // x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))), written as x · sigmoid.
 RTFM_INLINE vf gelu_tanh(vf x) {
   const vf u = x * (x * x * -0.10294324f - 2.3022082f);  // -2·√(2/π)·log2(e)·(…)
-  return x / (exp2(min(u, splat(126.f))) + 1.f);
+  return x * reciprocal(exp2(min(u, splat(126.f))) + 1.f);
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER
