@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -246,6 +247,18 @@ def test_another_model(deep, saved, tmp_path):
     write_model(other, DEEP, 10)
     with pytest.raises(rtfm_rt.WorldError, match="model"):
         load(saved, str(other))
+
+
+def test_a_shared_model_is_read_once_for_its_hash(deep, shot, saved, tmp_path, monkeypatch):
+    model = rtfm_rt.Model(deep, "cpu:portable")
+    world = rtfm_rt.Session.load(saved, model, threads=1)
+    assert model.sha256 == hashlib.sha256(Path(deep).read_bytes()).hexdigest()
+    monkeypatch.setattr(worlds, "model_hash", None)  # cannot be called any more
+    world.fork().save(tmp_path / "branch.world")
+    other = rtfm_rt.Session(model, threads=1)
+    other.observe(shot, np.eye(4))
+    other.save(tmp_path / "other.world")
+    rtfm_rt.Session.load(tmp_path / "other.world", model, threads=1)
 
 
 def test_another_world_s_file(deep, shot, saved):

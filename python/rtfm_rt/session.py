@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,19 @@ class Model(_core.Model):
         precision: str = "auto",
     ) -> None:
         super().__init__(model_path(path), device, precision)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of its file, hexadecimal, by which world files know it; read when it is first wanted."""
+        from rtfm_rt import world
+
+        return world.model_hash(self.path)
+
+
+def _sha256(model: _core.Model) -> str:
+    from rtfm_rt import world
+
+    return model.sha256 if isinstance(model, Model) else world.model_hash(model.path)
 
 
 class Ticket:
@@ -175,7 +189,8 @@ class Session(_core.Session):
         """
         from rtfm_rt import world
 
-        self._saved = world.save(self, path, self._saved)
+        model = self._saved.model if self._saved else _sha256(self.model)
+        self._saved = world.save(self, path, self._saved, model)
 
     @classmethod
     def load(
@@ -196,7 +211,7 @@ class Session(_core.Session):
         saved_world, images, saved, made_with = world.load(path)
         if not isinstance(model, _core.Model):
             model = Model(model, options.pop("device", "auto"), options.pop("precision", "auto"))
-        found = world.model_hash(model.path)
+        found = _sha256(model)
         if found != saved.model:
             raise _core.WorldError(
                 f"{os.fspath(path)}: expected the model that the world was made with, "

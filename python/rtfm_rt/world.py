@@ -51,16 +51,18 @@ def model_hash(path: str) -> str:
     return digest.hexdigest()
 
 
-def save(session: _core.Session, path: str | os.PathLike[str], last: Saved | None) -> Saved:
+def save(
+    session: _core.Session, path: str | os.PathLike[str], last: Saved | None, model: str
+) -> Saved:
     """Writes the world; only frames that the file lacks are written in full.
 
-    path: a new file, or the file that this world was last saved to or loaded from. When it returns
-    everything is on the disk; until then the file holds the world of the last save, whatever
-    happens. Raises WorldError.
+    path: a new file, or the file that this world was last saved to or loaded from. model: the hash
+    of its file. When it returns everything is on the disk; until then the file holds the world of
+    the last save, whatever happens. Raises WorldError.
     """
     path = os.fspath(path)
     saved = Saved(
-        last.model if last else model_hash(session.model.path),
+        model,
         last.world if last else secrets.token_hex(16),
         secrets.token_hex(16),
     )
