@@ -76,16 +76,13 @@ RTFM_INLINE float weigh(Strip& s, int64_t rows, const Chunk& c) {
 // out[R, depth] = out * factor + weights · v, which are `unit` each
 template <int R>
 static void add_values(Strip& s, const Chunk& c, int64_t depth, float unit) {
-  for (int64_t d = 0; d < depth; d += kColumns) {
-    const auto sums =
-        multiply<R>(s.weights, kChunk * 2, c.v + d * 4, depth * 4, (c.keys + 1) / 2, dot_words);
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < 2; ++v) {
-        float* o = s.out + r * kMaxDepth + d + v * VL;
-        const vf more = (vf)_mm512_cvtepi32_ps(sums.of[r][v]);
-        store(o, load(o) * s.factor[r] + more * (unit * s.share[r]));
-      }
-  }
+  for (int64_t d = 0; d < depth; d += kColumns)
+    multiply<R>(s.weights, kChunk * 2, c.v + d * 4, depth * 4, (c.keys + 1) / 2, dot_words,
+                [&](int r, int half, __m512i sum) {
+                  float* o = s.out + r * kMaxDepth + d + half * VL;
+                  const vf more = (vf)_mm512_cvtepi32_ps(sum);
+                  store(o, load(o) * s.factor[r] + more * (unit * s.share[r]));
+                });
 }
 
 void attention(const AttentionArgs& a, int64_t task, int64_t) {

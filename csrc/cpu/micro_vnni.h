@@ -12,17 +12,13 @@ namespace rtfm::cpu::RTFM_TIER {
 constexpr int kRows = 14;      // 28 accumulators of 32 registers
 constexpr int64_t kAhead = 8;  // groups of depth that are fetched ahead
 
-template <int R>
-struct Sums {
-  __m512i of[R][2];  // [row][half of the columns]
-};
-
 // dot(sum, b, a) over groups of four bytes: a [R] rows, b [groups] of kColumns; strides in bytes.
-template <int R, class Dot>
-RTFM_INLINE Sums<R> multiply(const void* a, int64_t a_stride, const void* b, int64_t b_stride,
-                             int64_t groups, const Dot& dot) {
+// take(row, half of the columns, sum) gets the results.
+template <int R, class Dot, class Take>
+RTFM_INLINE void multiply(const void* a, int64_t a_stride, const void* b, int64_t b_stride,
+                          int64_t groups, const Dot& dot, const Take& take) {
   const char *rows = static_cast<const char*>(a), *columns = static_cast<const char*>(b);
-  __m512i acc[R][2];  // not yet Sums, which GCC would keep in memory
+  __m512i acc[R][2];
   for (auto& row : acc) row[0] = row[1] = _mm512_setzero_si512();
 #pragma GCC unroll 1
   for (int64_t i = 0; i < groups; ++i) {
@@ -39,18 +35,18 @@ RTFM_INLINE Sums<R> multiply(const void* a, int64_t a_stride, const void* b, int
       acc[r][1] = dot(acc[r][1], b1, x);
     }
   }
-  Sums<R> sums;
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < 2; ++v) sums.of[r][v] = acc[r][v];
-  return sums;
+#pragma GCC unroll 16  // an index that varies would keep acc in memory, in the loop above too
+  for (int r = 0; r < R; ++r) take(r, 0, acc[r][0]), take(r, 1, acc[r][1]);
 }
 
-// b unsigned, a signed
+// Assembly, because GCC 12 copies every sum twice around its intrinsics. b unsigned, a signed.
 RTFM_INLINE __m512i dot_bytes(__m512i sum, __m512i b, __m512i a) {
-  return _mm512_dpbusd_epi32(sum, b, a);
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+  return sum;
 }
 RTFM_INLINE __m512i dot_words(__m512i sum, __m512i b, __m512i a) {
-  return _mm512_dpwssd_epi32(sum, b, a);
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+  return sum;
 }
 
 // f with `rows`, 1 to kRows, as a constant.
@@ -68,13 +64,12 @@ RTFM_INLINE void with_rows(int64_t rows, const F& f) {
 template <int R>
 RTFM_INLINE void multiply_int8(const void* a, int64_t a_stride, const void* b, int64_t depth,
                                const float* scales, float* y, int64_t y_stride) {
-  const auto sums = multiply<R>(a, a_stride, b, kColumns * 4, depth / 4, dot_bytes);
   const vf units[2] = {load(scales), load(scales + VL)};
-  for (int r = 0; r < R; ++r) {
-    const RowEnd end = end_of_row(static_cast<const char*>(a) + r * a_stride, depth);
-    for (int v = 0; v < 2; ++v)
-      store(y + r * y_stride + v * VL, dequantized(sums.of[r][v], end, units[v]));
-  }
+  multiply<R>(a, a_stride, b, kColumns * 4, depth / 4, dot_bytes,
+              [&](int r, int half, __m512i sum) {
+                const RowEnd end = end_of_row(static_cast<const char*>(a) + r * a_stride, depth);
+                store(y + r * y_stride + half * VL, dequantized(sum, end, units[half]));
+              });
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER
