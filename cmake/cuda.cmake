@@ -29,7 +29,7 @@ if(RTFM_HAVE_CUDA)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
   add_library(rtfm_cuda MODULE
-    csrc/cuda/context.cc csrc/cuda/cubins.cc csrc/cuda/ops.cu csrc/cuda/plan.cc
+    csrc/cuda/context.cc csrc/cuda/cubins.cc csrc/cuda/cublas.cc csrc/cuda/ops.cu csrc/cuda/plan.cc
     csrc/cuda/tensor_ops.cc)
   set(cubins ${CMAKE_SOURCE_DIR}/csrc/cuda/kernels/cubins)
   file(GLOB cubin_files CONFIGURE_DEPENDS ${cubins}/*.cubin)

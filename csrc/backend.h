@@ -298,6 +298,9 @@ class Backend {
   virtual void follow(uint64_t) { refuse("follow"); }
   // A download of what is finished, from any thread.
   virtual void fetch(void*, const void*, int64_t) { refuse("fetch"); }
+  // The cuBLASLt that multiplies and what it is not used for, or why it is not: "cuBLASLt 13.0.2",
+  // "no cuBLASLt: ..."; "" if none was given.
+  virtual std::string cublas() const { return ""; }
 
   // Does `work`, a function that calls ops only: ops whose arguments are the same whenever it is
   // replayed with this recording. A device that can launch recorded work does so.
@@ -358,8 +361,12 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
 
 // which: "" for the first GPU, or its number. Throws BackendError: no driver, too old a driver, no
 // such device, no CUDA in this build, another precision than bf16 or, where the GPU has it, e4m3;
-// the message says what to do.
-std::unique_ptr<Backend> make_cuda_backend(const std::string& which,
-                                           std::optional<DType> precision);
+// the message says what to do. cublas: the path of libcublasLt.so.13, for what it multiplies; ""
+// for none.
+std::unique_ptr<Backend> make_cuda_backend(const std::string& which, std::optional<DType> precision,
+                                           const std::string& cublas);
+
+// How many GPUs answer; 0 where a driver or CUDA in this build is missing.
+int cuda_devices();
 
 }  // namespace rtfm

@@ -147,17 +147,20 @@ void bind_frame(py::module_& m) {
 void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
       .def(py::init([](const std::string& path, const std::string& device,
-                       const std::string& precision) {
+                       const std::string& precision, const std::string& cublas) {
              const py::gil_scoped_release release;
-             return std::make_shared<Model>(path, device, precision);
+             return std::make_shared<Model>(path, device, precision, cublas);
            }),
-           "path"_a, "device"_a = "auto", "precision"_a = "auto")
+           "path"_a, "device"_a = "auto", "precision"_a = "auto", "cublas"_a = "")
       .def_property_readonly("path", &Model::path)
       .def_property_readonly(
           "manifest", [](const Model& self) { return parse_json(self.manifest_json()); },
           "The manifest of the model file, a dict.")
       .def_property_readonly("device", &Model::device)
       .def_property_readonly("precision", &Model::precision)
+      .def_property_readonly(
+          "cublas", [](const Model& self) { return self.backend()->cublas(); },
+          "The cuBLASLt that multiplies, or why the one that was found does not; \"\" for none.")
       .def_property_readonly("parameters", &Model::parameters);
 }
 
@@ -171,6 +174,7 @@ PYBIND11_MODULE(_core, m) {
   rtfm::python::bind_frame(m);
   rtfm::python::bind_model(m);
   rtfm::python::bind_session(m);
+  m.def("cuda_devices", &rtfm::cuda_devices, "How many GPUs answer.");
   m.def("read_info", &rtfm::python::read_info, pybind11::arg("path"),
         "Reads and checks a model file; its manifest, tensors, parameters and bytes.");
 }

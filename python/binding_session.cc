@@ -20,12 +20,12 @@ struct MemoryView {  // what Python calls Memory
 };
 
 std::shared_ptr<Session> make_session(const py::object& model, const std::string& device,
-                                      const std::string& precision, const py::object& threads,
-                                      const py::object& seed, const py::object& context,
-                                      const py::object& steps, const py::object& memory_budget,
-                                      const py::object& deadline, const py::object& commit_below,
-                                      const py::object& sinks, const py::object& recent,
-                                      const py::object& stream) {
+                                      const std::string& precision, const std::string& cublas,
+                                      const py::object& threads, const py::object& seed,
+                                      const py::object& context, const py::object& steps,
+                                      const py::object& memory_budget, const py::object& deadline,
+                                      const py::object& commit_below, const py::object& sinks,
+                                      const py::object& recent, const py::object& stream) {
   SessionOptions o;
   o.seed = to_option<uint64_t>(seed, "seed", "an integer from 0 to 2**64 - 1").value_or(0);
   o.threads = to_option<int>(threads, "threads", "an integer").value_or(0);
@@ -51,7 +51,7 @@ std::shared_ptr<Session> make_session(const py::object& model, const std::string
   const auto path = to_option<std::string>(model, "model", "a Model or the path of a model file");
   check<ArgumentError>(path.has_value(), "model: expected a Model or a path, got None");
   const py::gil_scoped_release release;
-  return std::make_shared<Session>(std::make_shared<Model>(*path, device, precision), o);
+  return std::make_shared<Session>(std::make_shared<Model>(*path, device, precision, cublas), o);
 }
 
 View to_view(const Session& session, const py::object& pose, const py::object& intrinsics) {
@@ -221,10 +221,10 @@ void bind_session(py::module_& m) {
            }),
            "parent"_a, "A branch of another session's world.")
       .def(py::init(&make_session), "model"_a, py::kw_only(), "device"_a = "auto",
-           "precision"_a = "auto", "threads"_a = py::none(), "seed"_a = 0, "context"_a = py::none(),
-           "steps"_a = py::none(), "memory_budget"_a = py::none(), "deadline"_a = py::none(),
-           "commit_below"_a = py::none(), "sinks"_a = py::none(), "recent"_a = py::none(),
-           "stream"_a = py::none())
+           "precision"_a = "auto", "cublas"_a = "", "threads"_a = py::none(), "seed"_a = 0,
+           "context"_a = py::none(), "steps"_a = py::none(), "memory_budget"_a = py::none(),
+           "deadline"_a = py::none(), "commit_below"_a = py::none(), "sinks"_a = py::none(),
+           "recent"_a = py::none(), "stream"_a = py::none())
       .def(
           "observe",
           [](Session& self, const py::object& image, const py::object& pose,

@@ -22,7 +22,7 @@ std::optional<DType> parse_precision(const std::string& precision) {
 }  // namespace
 
 std::shared_ptr<Backend> make_backend(const std::string& device, const std::string& precision,
-                                      int threads) {
+                                      int threads, const std::string& cublas) {
   const std::optional<DType> dtype = parse_precision(precision);
   const size_t colon = device.find(':');
   const std::string kind = device.substr(0, colon);
@@ -32,7 +32,7 @@ std::shared_ptr<Backend> make_backend(const std::string& device, const std::stri
       (kind == "auto" && whole) || ((kind == "cpu" || kind == "cuda") && (whole || !which.empty())),
       "device: expected auto, cpu, cpu:TIER, cuda or cuda:N, got '", device, "'");
   if (kind != "cpu") try {
-      return make_cuda_backend(which, dtype);
+      return make_cuda_backend(which, dtype, cublas);
     } catch (const BackendError& error) {
       if (kind == "cuda")
         fail<DeviceError>("device '", device, "': ", error.what(), "; or use 'cpu' or 'auto'");

@@ -5,8 +5,9 @@
 
 namespace rtfm {
 
-Model::Model(const std::string& path, const std::string& device, const std::string& precision)
-    : path_(path), backend_(make_backend(device, precision, 1)) {
+Model::Model(const std::string& path, const std::string& device, const std::string& precision,
+             const std::string& cublas)
+    : path_(path), cublas_(cublas), backend_(make_backend(device, precision, 1, cublas)) {
   ModelFile file = load_model_file(path);
   manifest_ = file.manifest;
   manifest_json_ = file.manifest_json;
@@ -30,7 +31,7 @@ std::string Model::device() const { return backend_->name(); }
 std::string Model::precision() const { return precision_name(*backend_); }
 
 std::shared_ptr<Backend> Model::make_session_backend(int threads) const {
-  return make_backend(device(), precision(), threads);
+  return make_backend(device(), precision(), threads, cublas_);
 }
 
 }  // namespace rtfm

@@ -12,8 +12,9 @@ namespace rtfm {
 // Immutable; shared by any number of sessions and threads.
 class Model {
  public:
-  // device and precision as make_backend takes them. Throws ModelError, DeviceError.
-  Model(const std::string& path, const std::string& device, const std::string& precision);
+  // device, precision and cublas as make_backend takes them. Throws ModelError, DeviceError.
+  Model(const std::string& path, const std::string& device, const std::string& precision,
+        const std::string& cublas = "");
 
   const Manifest& manifest() const { return manifest_; }
   const std::string& manifest_json() const { return manifest_json_; }
@@ -31,7 +32,7 @@ class Model {
  private:
   void load(const ModelFile& file);
 
-  std::string path_, manifest_json_;
+  std::string path_, manifest_json_, cublas_;
   Manifest manifest_;
   int64_t parameters_;
   std::shared_ptr<Backend> backend_;

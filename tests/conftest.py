@@ -15,6 +15,7 @@ import pytest
 
 import cases
 from arcade import door, page, site  # noqa: F401  (fixtures)
+from cuda_package import cuda_package  # noqa: F401
 
 INSTALL = "pip install '.[test]' --config-settings=cmake.define.RTFM_TESTING=ON"
 BUILT = importlib.util.find_spec("rtfm_rt._testing") is not None
@@ -27,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="cpu (default): every CPU tier that runs here, amx in software where the CPU lacks or "
         "hides it, and cuda:emulated; or one device such as cpu:avx2 or cuda",
     )
+    parser.addoption("--cublas", help="the path of a libcublasLt.so.13 for --device cuda")
     parser.addoption("--kills", type=int, default=20, help="how often a saving process is killed")
     parser.addoption("--flips", type=int, default=300, help="how many single bits are flipped")
     parser.addoption("--crashes", type=int, default=3, help="crashes after each disk operation")
@@ -60,12 +62,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def testing() -> ModuleType:
+def testing(request: pytest.FixtureRequest) -> ModuleType:
     """The module rtfm_rt._testing."""
     if not BUILT:
         pytest.fail(f"rtfm_rt._testing is missing; install it with: {INSTALL}", pytrace=False)
     from rtfm_rt import _testing
 
+    _testing.cuda_emulation().cublas = request.config.getoption("--cublas") or ""
     return _testing
 
 
@@ -76,7 +79,9 @@ def device(request: pytest.FixtureRequest, testing: ModuleType) -> str:
 
     name: str = request.param
     try:
-        testing.Device(name, threads=1)
+        made = testing.Device(name, threads=1)
+        if name.startswith("cuda") and request.config.getoption("--cublas"):
+            assert made.cublas.startswith("cuBLASLt"), made.cublas
     except rtfm_rt.DeviceError as error:
         if name == "cuda":
             pytest.skip(str(error))
@@ -98,7 +103,7 @@ def float8(request: pytest.FixtureRequest, testing: ModuleType) -> str:
 
 
 @pytest.fixture(scope="session")
-def open_session(device: str) -> Callable[..., Any]:
+def open_session(request: pytest.FixtureRequest, device: str) -> Callable[..., Any]:
     """rtfm_rt.Session on `device`, or what stands for it where the shipped module lacks the device.
 
     open_session(path, *, seed=0, threads=None, memory_budget=None, commit_below=None)
@@ -114,6 +119,11 @@ def open_session(device: str) -> Callable[..., Any]:
             rtfm_rt.Model("rooms", device=device)
         except rtfm_rt.DeviceError as error:
             pytest.skip(str(error))
+    if device.startswith("cuda"):
+        library = request.config.getoption("--cublas") or ""
+        return lambda path, **options: rtfm_rt.Session(
+            rtfm_rt.Model(path, device, cublas=library), **options
+        )
     return functools.partial(rtfm_rt.Session, device=device)
 
 

@@ -99,7 +99,7 @@ Status still_works(Context* c) {
 
 int32_t device_count() { return 1; }
 
-Status open(int32_t, Context** context) {
+Status open(int32_t, const char*, Context** context) {
   *context = new Context;
   return Status::ok;
 }
@@ -264,6 +264,7 @@ const Api kTable = {
     .close = close,
     .message = message,
     .has_fp8 = has_fp8,
+    .cublas = [](const Context*) { return ""; },
     .allocate = allocate,
     .release = release,
     .upload = upload,
@@ -312,10 +313,24 @@ namespace real {
 rtfm::cuda::Library open_library(const char*) asm("__real__ZN4rtfm4cuda12open_libraryEPKc");
 rtfm::cuda::Library emulated_library(const char*) asm("__wrap__ZN4rtfm4cuda12open_libraryEPKc");
 
+// `found`, whose contexts get the cuBLASLt of the tests.
+rtfm::cuda::Library with_cublas(rtfm::cuda::Library found) {
+  static rtfm::cuda::Api table;
+  static decltype(table.open) open;
+  if (!found.api || rtfm::testing::cuda_emulation().cublas.empty()) return found;
+  table = *found.api;
+  open = table.open;
+  table.open = [](int32_t device, const char*, rtfm::cuda::Context** context) {
+    return open(device, rtfm::testing::cuda_emulation().cublas.c_str(), context);
+  };
+  found.api = &table;
+  return found;
+}
+
 rtfm::cuda::Library emulated_library(const char* number) {
   const std::string which = number;
   if (which != "emulated" && !(which.empty() && rtfm::testing::cuda_emulation().found))
-    return open_library(number);
+    return with_cublas(open_library(number));
   return {.api = &rtfm::cuda::kTable, .device = 0, .name = "cuda:emulated", .problem = ""};
 }
 }  // namespace real

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 namespace rtfm::testing {
 
@@ -25,6 +26,7 @@ struct CudaEmulation {
   bool fp8 = true;     // whether they have quantized_matmul
   int64_t memory = int64_t{1} << 40;  // bytes of a device
   int64_t launches_left = -1;         // ops and recordings until it fails; never if negative
+  std::string cublas;                 // the path that devices which are none get instead of theirs
   std::function<void()> on_wait;      // called when somebody has waited for one
   // Does what a caller's stream was given; 0 to 99 are streams.
   std::function<void(uint64_t stream)> run_stream;

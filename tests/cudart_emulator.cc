@@ -13,6 +13,7 @@
 #include <new>
 #include <vector>
 
+#include "csrc/cuda/cublas.h"
 #include "csrc/cuda/ops.h"
 #include "csrc/cuda/tensor_ops.h"
 #include "tests/cuda_emulator.h"
@@ -247,6 +248,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
   return give(handle, [e] { run_until(*e.stream, e.given); });
 }
 
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+  return give(stream, [=] { function(data); });
+}
+
 // ---- Graphs: one that is recorded and one that is ready are the same list of work.
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode) {
@@ -300,6 +305,27 @@ void emulated_read(void* stream, const void* from, int64_t bytes, void* to) {
 }
 void emulated_capture(void* stream) { cudaStreamBeginCapture(cudaStream_t(stream), {}); }
 void emulated_fail(int error) { failure = cudaError_t(error); }
+bool emulated_device_memory(const void* start, int64_t bytes) {
+  const Lock lock(mutex);
+  return within(device_memory, start, bytes);
+}
+
+// The form of a matmul whose matrices start `offset` bytes off a step of 256.
+int emulated_form(int epilogue, bool bias, bool gate, int64_t n, int64_t k, int64_t x_stride,
+                  int64_t y_stride, uint64_t offset) {
+  const void* at = reinterpret_cast<const void*>(256 + offset);
+  return int(rtfm::cuda::form_of({.x = at,
+                                  .w = at,
+                                  .bias = bias ? static_cast<const float*>(at) : nullptr,
+                                  .gate = gate ? static_cast<const float*>(at) : nullptr,
+                                  .y = const_cast<void*>(at),
+                                  .x_stride = x_stride,
+                                  .y_stride = y_stride,
+                                  .rows = 5,
+                                  .n = n,
+                                  .k = k,
+                                  .epilogue = rtfm::Epilogue(epilogue)}));
+}
 
 // Everything that somebody has taken and not given back.
 int64_t emulated_left() {

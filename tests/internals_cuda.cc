@@ -83,6 +83,7 @@ void bind_cuda(py::module_& m) {
       .def_readwrite("fp8", &testing::CudaEmulation::fp8)
       .def_readwrite("memory", &testing::CudaEmulation::memory)
       .def_readwrite("launches_left", &testing::CudaEmulation::launches_left)
+      .def_readwrite("cublas", &testing::CudaEmulation::cublas)
       .def_readwrite("on_wait", &testing::CudaEmulation::on_wait)
       .def_readwrite("run_stream", &testing::CudaEmulation::run_stream);
   m.def("cuda_emulation", &testing::cuda_emulation, py::return_value_policy::reference);

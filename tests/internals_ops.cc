@@ -375,6 +375,7 @@ void bind_ops(py::module_& m) {
            py::arg("precision") = "auto", py::arg("threads") = 0)
       .def_property_readonly("name", [](const Device& d) { return d.b->name(); })
       .def_property_readonly("precision", [](const Device& d) { return precision_name(*d.b); })
+      .def_property_readonly("cublas", [](const Device& d) { return d.b->cublas(); })
       .def("matmul", &Device::matmul, py::arg("x"), py::arg("w"), py::arg("bias") = py::none(),
            py::arg("epilogue") = "store", py::arg("gate") = py::none(), py::arg("y0") = py::none(),
            py::arg("narrow") = false)

@@ -21,12 +21,10 @@ import pytest
 
 import cases
 import rtfm_rt
+from cuda_package import DRIVER, LIBRARY, build, environment, link_package
 from emulated import Session
 from models import turn
 from rtfm_rt import _testing
-
-PACKAGE = Path(rtfm_rt._core.__file__).parent
-LIBRARY = PACKAGE / "librtfm_cuda.so"
 
 
 @pytest.fixture
@@ -51,17 +49,7 @@ except rtfm_rt.DeviceError as error:
     print(error)
 print(rtfm_rt.Model("rooms").device)
 """
-DRIVER = """extern "C" int cuDriverGetVersion(int* v) {{ *v = {version}; return 0; }}
-extern "C" int cuInit(unsigned) {{ return {status}; }}"""
 OTHER_BUILD = """extern "C" void* rtfm_cuda_api(unsigned) { return nullptr; }"""
-
-
-def build(source: str, path: Path) -> None:
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if not compiler:
-        pytest.skip("no C++ compiler")
-    command = [*compiler.split(), "-shared", "-fPIC", "-x", "c++", "-", "-o", str(path)]
-    subprocess.run(command, input=source, text=True, check=True, timeout=60)
 
 
 def ask(folder: Path, driver: str | None, library: str | None) -> list[str]:
@@ -69,21 +57,16 @@ def ask(folder: Path, driver: str | None, library: str | None) -> list[str]:
 
     folder: empty. driver, library: sources of a libcuda.so.1 and of a librtfm_cuda.so.
     """
-    package = folder / "rtfm_rt"
-    package.mkdir()
-    for path in PACKAGE.iterdir():
-        if path.name != LIBRARY.name:
-            (package / path.name).symlink_to(path)
+    package = link_package(folder)
     if driver is not None:
         build(driver, folder / "libcuda.so.1")
     if library == "garbage":
         (package / LIBRARY.name).write_bytes(b"not a library")
     elif library is not None:
         build(library, package / LIBRARY.name)
-    env = {**os.environ, "PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", ASK],
-        env=env,
+        env=environment(folder),
         cwd=folder,
         capture_output=True,
         text=True,

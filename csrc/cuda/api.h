@@ -44,11 +44,13 @@ struct Graph;    // recorded work
 struct Api {
   uint32_t abi;
   int32_t (*device_count)();
-  // The context is made even when it is of no use, to hold the message; it wants closing.
-  Status (*open)(int32_t device, Context** context);
+  // cublas: the path of a cuBLASLt, or "". The context is made even when it is of no use, to hold
+  // the message; it wants closing.
+  Status (*open)(int32_t device, const char* cublas, Context** context);
   void (*close)(Context*);
   const char* (*message)(const Context*);  // of the last call that was not ok
   bool (*has_fp8)(const Context*);         // whether quantized_matmul is there
+  const char* (*cublas)(const Context*);   // as Backend::cublas
 
   Status (*allocate)(Context*, int64_t bytes, void** memory);  // zero-filled, on 256 bytes
   void (*release)(Context*, void* memory);

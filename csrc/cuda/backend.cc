@@ -31,10 +31,10 @@ class CudaRecording final : public Recording {
 
 class CudaBackend final : public Backend {
  public:
-  // weights: bf16 or e4m3
-  CudaBackend(const Library& library, DType weights)
+  // weights: bf16 or e4m3; cublas: the path of a cuBLASLt, or ""
+  CudaBackend(const Library& library, DType weights, const std::string& cublas)
       : api_(*library.api), device_(library.device), name_(library.name), weights_(weights) {
-    const Status status = api_.open(library.device, &context_);
+    const Status status = api_.open(library.device, cublas.c_str(), &context_);
     std::string problem;
     if (status != Status::ok)
       problem = context_ ? api_.message(context_) : "out of memory";
@@ -59,6 +59,7 @@ class CudaBackend final : public Backend {
   DType weight_dtype() const override { return weights_; }
   int threads() const override { return 1; }
   bool records() const override { return true; }
+  std::string cublas() const override { return api_.cublas(context_); }
 
   void* allocate(int64_t bytes) override {
     void* memory = nullptr;
@@ -250,15 +251,20 @@ class CudaBackend final : public Backend {
 }  // namespace
 }  // namespace cuda
 
-std::unique_ptr<Backend> make_cuda_backend(const std::string& which,
-                                           std::optional<DType> precision) {
+std::unique_ptr<Backend> make_cuda_backend(const std::string& which, std::optional<DType> precision,
+                                           const std::string& cublas) {
   const cuda::Library library = cuda::open_library(which.c_str());
   if (!library.api) throw BackendError(library.problem);
   if (precision == DType::f32 || precision == DType::i8)
     throw BackendError(
         "expected precision auto, bfloat16 or float8 (what CUDA devices compute in), got " +
         std::string(precision == DType::f32 ? "float32" : "int8"));
-  return std::make_unique<cuda::CudaBackend>(library, precision.value_or(DType::bf16));
+  return std::make_unique<cuda::CudaBackend>(library, precision.value_or(DType::bf16), cublas);
+}
+
+int cuda_devices() {
+  const cuda::Library library = cuda::open_library("");
+  return library.api ? library.api->device_count() : 0;
 }
 
 }  // namespace rtfm

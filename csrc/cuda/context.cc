@@ -9,6 +9,7 @@
 #include <new>
 
 #include "csrc/cuda/api.h"
+#include "csrc/cuda/cublas.h"
 #include "csrc/cuda/ops.h"
 #include "csrc/cuda/tensor_ops.h"
 
@@ -16,6 +17,7 @@ namespace rtfm::cuda {
 
 constexpr int64_t kStaging = int64_t{4} << 20;  // pinned bytes between the host and the stream
 constexpr int kMostWorkspaces = 32;             // each is larger than the one before
+static_assert(Cublas::kPinned <= kStaging);
 
 struct Context {
   int device = 0;
@@ -27,6 +29,7 @@ struct Context {
   char message[512] = "";
 
   TensorOps tensor_ops;
+  Cublas cublas;
   void* workspaces[kMostWorkspaces] = {};  // the last is in use; recorded work may hold the others
   int workspace_count = 0;
   int64_t workspace_bytes = 0;
@@ -64,7 +67,7 @@ int32_t device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-Status open(int32_t device, Context** context) {
+Status open(int32_t device, const char* cublas, Context** context) {
   Context* c = *context = new (std::nothrow) Context;
   if (!c) return Status::out_of_memory;
   c->device = device;
@@ -81,6 +84,8 @@ Status open(int32_t device, Context** context) {
                                  cudaHostAllocDefault),
                    "pinned memory");
   if (status == Status::ok) status = check(c, c->tensor_ops.prepare(), "loading the kernels");
+  if (status == Status::ok)
+    status = check(c, c->cublas.open(cublas, c->stream, c->staging), "opening cuBLASLt");
   cudaSetDevice(before);
   return status;
 }
@@ -98,6 +103,7 @@ void close(Context* c) {
 
 const char* message(const Context* c) { return c->message; }
 bool has_fp8(const Context* c) { return c->tensor_ops.has_fp8(); }
+const char* cublas(const Context* c) { return c->cublas.about(); }
 
 Status allocate(Context* c, int64_t bytes, void** memory) {
   const OnDevice on(c);
@@ -272,6 +278,12 @@ Status run_tensor_op(Context* c, const Args* a, int64_t bytes,
 }
 
 Status matmul(Context* c, const MatmulArgs* a) {
+  if (c->failed) return Status::failed;
+  {
+    const OnDevice on(c);
+    const cudaError_t error = c->cublas.matmul(*a, c->stream);
+    if (error != cudaErrorNotSupported) return check(c, error, c->cublas.problem());
+  }
   const int64_t bytes = c->tensor_ops.matmul_workspace(a->rows, a->n, a->k);
   return run_tensor_op(c, a, bytes, &TensorOps::matmul, "matmul");
 }
@@ -300,6 +312,7 @@ const Api kTable = {
     .close = close,
     .message = message,
     .has_fp8 = has_fp8,
+    .cublas = cublas,
     .allocate = allocate,
     .release = release,
     .upload = upload,

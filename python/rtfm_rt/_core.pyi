@@ -60,7 +60,9 @@ class Frame:
     def __cuda_array_interface__(self) -> dict[str, Any]: ...
 
 class Model:
-    def __init__(self, path: str, device: str = "auto", precision: str = "auto") -> None: ...
+    def __init__(
+        self, path: str, device: str = "auto", precision: str = "auto", cublas: str = ""
+    ) -> None: ...
     @property
     def path(self) -> str: ...
     @property
@@ -71,6 +73,8 @@ class Model:
     def precision(self) -> str: ...
     @property
     def parameters(self) -> int: ...
+    @property
+    def cublas(self) -> str: ...
 
 @final
 class Memory:
@@ -105,6 +109,7 @@ class Session:
         *,
         device: str = "auto",
         precision: str = "auto",
+        cublas: str = "",
         threads: int | None = None,
         seed: int = 0,
         context: int | None = None,
@@ -166,4 +171,5 @@ class Session:
     @property
     def intrinsics(self) -> tuple[float, float]: ...
 
+def cuda_devices() -> int: ...
 def read_info(path: str) -> dict[str, Any]: ...

@@ -37,10 +37,11 @@ def session(args: argparse.Namespace, **options: Any) -> Session:
 def headline(session: Session) -> str:
     height, width = session.image_size
     manifest, steps = session.model.manifest, session.steps
+    cublas = session.model.cublas and f" · {session.model.cublas}"
     return (
         f"{manifest['name']} ({manifest['licence']}) · {session.device} · {session.precision} · "
         f"{width}x{height} · {steps} {'step' if steps == 1 else 'steps'} · "
-        f"context of {session.context}"
+        f"context of {session.context}{cublas}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtfm_rt import _core
+from rtfm_rt.cublas import find as find_cublas
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,8 @@ class Model(_core.Model):
     """Immutable weights and their manifest, shared by any number of sessions and threads.
 
     path: a bundled name ("rooms") or a model file; device and precision as for `Session`.
+    cublas: the path of a libcublasLt.so.13 that multiplies on a GPU, "" for none, None for the one
+    that the extra `cuda` finds. `Model.cublas` says what became of it.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class Model(_core.Model):
         path: str | os.PathLike[str] = "rooms",
         device: str = "auto",
         precision: str = "auto",
+        cublas: str | None = None,
     ) -> None:
-        super().__init__(model_path(path), device, precision)
+        found = find_cublas(device) if cublas is None else cublas
+        super().__init__(model_path(path), device, precision, found)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -122,6 +127,7 @@ class Session(_core.Session):
             model if isinstance(model, _core.Model) else model_path(model),
             device=device,
             precision=precision,
+            cublas="" if isinstance(model, _core.Model) else find_cublas(device),
             threads=threads,
             seed=seed,
             context=context,
