@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention and matmul of csrc/cuda on the GPU at hand: one JSON object a line. Built and run by
-// cuda_ops.py. Each case checks itself first: outputs poisoned, sampled rows against f32.
+// cuda_ops.py, with the path of a cuBLASLt if there is one. Each case checks itself first: outputs
+// poisoned, sampled rows against f32.
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
@@ -10,10 +11,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <memory>
+#include <string>
 #include <vector>
 
+#include "csrc/cuda/cublas.h"
 #include "csrc/cuda/tensor_ops.h"
 
+using rtfm::cuda::Cublas;
 using rtfm::cuda::TensorOps;
 
 #define CHECK(call)                                                      \
@@ -31,6 +36,7 @@ namespace {
 constexpr int kSamples = 16;   // rows that are checked
 constexpr int kReplays = 15;   // of the graph; the median counts
 constexpr int kLaunches = 20;  // in the graph, at least
+constexpr int kRanks = 8;      // proposals of cuBLASLt for a shape
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -149,7 +155,8 @@ double error_of(const T* y, int64_t rows, int64_t cols, int64_t stride, int64_t 
 // ---- Timing.
 
 // Microseconds of one launch: the median over replays of a graph that goes round the input sets.
-double time_of(int sets, const std::function<cudaError_t(int, cudaStream_t)>& launch) {
+using Launch = std::function<cudaError_t(int set, cudaStream_t)>;
+double time_of(int sets, const Launch& launch) {
   cudaStream_t stream;
   CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   const int launches = int(round_up(kLaunches, sets));
@@ -244,8 +251,45 @@ Fp8 quantized(const TensorOps& ops, const void* x, int64_t rows, int64_t padded_
   return made;
 }
 
+std::vector<std::unique_ptr<Cublas>> cublas;  // by the rank of what multiplies; none without it
+
+void open_cublas(const char* path) {
+  void* pinned = nullptr;
+  CHECK(cudaHostAlloc(&pinned, Cublas::kPinned, cudaHostAllocDefault));
+  for (int rank = 0; rank < kRanks; ++rank) {
+    cublas.push_back(std::make_unique<Cublas>(rank));
+    CHECK(cublas.back()->open(path, nullptr, pinned));
+  }
+  CHECK(cudaFreeHost(pinned));
+}
+
+// What cuBLASLt adds to a row: the error and the time of what it ranks first, which the runtime
+// takes, and the fastest of what it ranks up to eighth. Nothing where the first is not supported.
+std::string beside(int sets, const std::vector<rtfm::MatmulArgs>& args,
+                   const std::function<double(const Launch&)>& error_of_first) {
+  double first = 0, best = 0, error = 0;
+  for (size_t rank = 0; rank < cublas.size(); ++rank) {
+    const Launch launch = [&](int i, cudaStream_t s) {
+      return cublas[rank]->matmul(args[size_t(i)], s);
+    };
+    if (launch(1, nullptr) != cudaSuccess) {  // loads its code before anything is recorded
+      if (rank == 0) return "";
+      continue;
+    }
+    if (rank == 0) error = error_of_first(launch);
+    const double us = time_of(sets, launch);
+    if (rank == 0) first = us;
+    best = best > 0 ? std::min(best, us) : us;
+  }
+  char text[128];
+  std::snprintf(text, sizeof text,
+                ", \"cublas_us\": %.3f, \"cublas_best_us\": %.3f, \"cublas_error\": %.3g", first, best,
+                error);
+  return text;
+}
+
 void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_t k,
-                 rtfm::Epilogue epilogue) {
+                 rtfm::Epilogue epilogue, bool biased) {
   const int64_t stride = round_up(k, 64), y_stride = round_up(n, 64);
   const int64_t x_rows = round_up(rows, 128), w_rows = round_up(n, 128);
   const bool gated = epilogue == rtfm::Epilogue::gated_residual;
@@ -259,8 +303,8 @@ void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_
     const void* w = random<__nv_bfloat16>(n, k, w_rows, stride, 1 / std::sqrt(float(k)));
     rtfm::MatmulArgs a{.x = x,
                        .w = w,
-                       .bias = random<float>(1, n, 1, n, 1),
-                       .gate = random<float>(1, n, 1, n, 1),
+                       .bias = biased ? random<float>(1, n, 1, n, 1) : nullptr,
+                       .gate = gated ? random<float>(1, n, 1, n, 1) : nullptr,
                        .y = hold(y_bytes),
                        .x_stride = stride,
                        .y_stride = y_stride,
@@ -280,20 +324,14 @@ void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_
     args.push_back(a);
   }
   void* workspace = hold(std::max<int64_t>(ops.matmul_workspace(rows, n, k), 256));
-  const auto launch = [&](int i, cudaStream_t s) {
+  const Launch launch = [&](int i, cudaStream_t s) {
     const size_t at = size_t(i);
     return fp8 ? ops.matmul_fp8(args[at], scales[at], workspace, s)
                : ops.matmul(args[at], workspace, s);
   };
 
-  // the residual adds to what is there; the others must overwrite the poison
   const rtfm::MatmulArgs& a = args[0];
   float* before = gated ? random<float>(rows, n, x_rows, y_stride, 1) : nullptr;
-  if (gated)
-    CHECK(cudaMemcpy(a.y, before, size_t(y_bytes), cudaMemcpyDeviceToDevice));
-  else
-    CHECK(cudaMemset(a.y, 0xff, size_t(y_bytes)));
-  CHECK(launch(0, nullptr));
   const int64_t every = std::max<int64_t>(1, rows / kSamples);
   const unsigned samples = unsigned((rows + every - 1) / every);
   auto* want = static_cast<float*>(hold(int64_t(samples) * n * 4));
@@ -304,16 +342,25 @@ void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_
     matmul_reference<__nv_bfloat16>
         <<<samples, 256>>>(a, stride, nullptr, nullptr, before, every, want);
   CHECK(cudaGetLastError());
-  const double error =
-      operand ? error_of(static_cast<const __nv_bfloat16*>(a.y), rows, n, y_stride, every, want)
-              : error_of(static_cast<const float*>(a.y), rows, n, y_stride, every, want);
+  // the residual adds to what is there; the others must overwrite the poison
+  const auto error_of_launch = [&](const Launch& checked) {
+    if (gated)
+      CHECK(cudaMemcpy(a.y, before, size_t(y_bytes), cudaMemcpyDeviceToDevice));
+    else
+      CHECK(cudaMemset(a.y, 0xff, size_t(y_bytes)));
+    CHECK(checked(0, nullptr));
+    return operand ? error_of(static_cast<const __nv_bfloat16*>(a.y), rows, n, y_stride, every, want)
+                   : error_of(static_cast<const float*>(a.y), rows, n, y_stride, every, want);
+  };
+  const double error = error_of_launch(launch);
   const double us = time_of(sets, launch);
+  const std::string more = fp8 ? "" : beside(sets, args, error_of_launch);
   const char* names[] = {"store", "gelu", "gated", "gelu_erf", "silu"};
   std::printf(
       "{\"op\": \"matmul\", \"dtype\": \"%s\", \"rows\": %ld, \"n\": %ld, \"k\": %ld, "
-      "\"epilogue\": \"%s\", \"us\": %.3f, \"tflops\": %.2f, \"error\": %.3g}\n",
-      fp8 ? "e4m3" : "bf16", long(rows), long(n), long(k), names[int(epilogue)], us,
-      2.0 * rows * n * k / us * 1e-6, error);
+      "\"epilogue\": \"%s\", \"bias\": %s, \"us\": %.3f, \"tflops\": %.2f, \"error\": %.3g%s}\n",
+      fp8 ? "e4m3" : "bf16", long(rows), long(n), long(k), names[int(epilogue)],
+      biased ? "true" : "false", us, 2.0 * rows * n * k / us * 1e-6, error, more.c_str());
   std::fflush(stdout);
   release_all();
 }
@@ -328,13 +375,15 @@ void describe_device() {
   CHECK(cudaDriverGetVersion(&driver));
   std::printf(
       "{\"device\": \"%s\", \"capability\": [%d, %d], \"sms\": %d, \"clock_mhz\": %d, "
-      "\"driver\": %d}\n",
-      about.name, about.major, about.minor, about.multiProcessorCount, clock_khz / 1000, driver);
+      "\"driver\": %d, \"cublas\": \"%s\"}\n",
+      about.name, about.major, about.minor, about.multiProcessorCount, clock_khz / 1000, driver,
+      cublas.empty() ? "" : cublas[0]->about());
 }
 
 }  // namespace
 
-int main() {
+int main(int count, char** arguments) {
+  if (count > 1) open_cublas(arguments[1]);
   describe_device();
   TensorOps ops;
   CHECK(ops.prepare());
@@ -351,16 +400,20 @@ int main() {
   using rtfm::Epilogue;
   for (const bool fp8 : {false, true}) {
     if (fp8 && !ops.has_fp8()) break;
-    time_matmul(ops, fp8, 64, 256, 256, Epilogue::store);
-    time_matmul(ops, fp8, 1024, 3072, 768, Epilogue::gelu_erf);
-    time_matmul(ops, fp8, 512, 8192, 2048, Epilogue::silu);
+    time_matmul(ops, fp8, 64, 256, 256, Epilogue::store, true);
+    time_matmul(ops, fp8, 1024, 3072, 768, Epilogue::gelu_erf, true);
+    time_matmul(ops, fp8, 512, 8192, 2048, Epilogue::silu, true);
     for (const int64_t width : {1280, 2048})
       for (const int64_t rows : {256, 512, 1024}) {
-        time_matmul(ops, fp8, rows, 3 * width, width, Epilogue::store);
-        time_matmul(ops, fp8, rows, width, width, Epilogue::gated_residual);
-        time_matmul(ops, fp8, rows, 4 * width, width, Epilogue::gelu);
-        time_matmul(ops, fp8, rows, width, 4 * width, Epilogue::gated_residual);
+        time_matmul(ops, fp8, rows, 3 * width, width, Epilogue::store, false);
+        time_matmul(ops, fp8, rows, width, width, Epilogue::gated_residual, false);
+        time_matmul(ops, fp8, rows, 4 * width, width, Epilogue::gelu, true);
+        time_matmul(ops, fp8, rows, width, 4 * width, Epilogue::gated_residual, true);
+        if (fp8 || cublas.empty()) continue;  // what cuBLASLt has without a bias
+        time_matmul(ops, fp8, rows, 4 * width, width, Epilogue::gelu, false);
+        time_matmul(ops, fp8, rows, width, 4 * width, Epilogue::gated_residual, false);
       }
   }
+  cublas.clear();
   return 0;
 }

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention and matmul of the CUDA backend, one by one, on the GPU at hand.
 
-    python benchmarks/cuda_ops.py [--json benchmarks/results/FILE.json]
+    python benchmarks/cuda_ops.py [--cublas PATH] [--json benchmarks/results/FILE.json]
 
 Needs nvcc >= 13.0 and g++; neither this package nor PyTorch. Each case replays a graph that goes
 round input sets larger than the L2 cache together; the time is the median replay over its launches.
 Before, it poisons its output and compares sampled rows with float32 on the GPU. "share" is of the
 data sheet's rate for the matrix units at the highest clock. Where PyTorch with CUDA is installed,
-its fused attentions and its linear layer run the same shapes, timed the same way.
+its fused attentions and its linear layer run the same shapes, timed the same way. With the path of
+a libcublasLt.so.13, "cublas_us" is the product that the runtime takes from there, epilogue and all,
+and "cublas_best_us" the fastest of eight that the library proposes: what timing them would bring.
 """
 
 from __future__ import annotations
@@ -33,25 +35,27 @@ def build(folder: Path) -> Path:
     """The benchmark's own program, for the GPU at hand."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     program = folder / "cuda_ops"
-    sources = [CUDA / f"{name}.cc" for name in ("tensor_ops", "plan", "cubins")]
+    sources = [CUDA / f"{name}.cc" for name in ("tensor_ops", "plan", "cubins", "cublas")]
     command = [nvcc, "-std=c++20", "-O2", "-arch=native", f"-I{ROOT}",
                f'-DRTFM_CUBINS="{CUDA / "kernels/cubins"}"',
-               ROOT / "benchmarks/cuda_ops.cu", *sources, "-o", program]  # fmt: skip
+               ROOT / "benchmarks/cuda_ops.cu", *sources, "-ldl", "-o", program]  # fmt: skip
     subprocess.run(command, check=True)
     return program
 
 
-def ours() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The device, and a row for each case."""
+def ours(cublas: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The device, and a row for each case. cublas: the path of a library, if there is one."""
     with tempfile.TemporaryDirectory() as folder:
-        run = subprocess.run([build(Path(folder))], stdout=subprocess.PIPE, text=True, check=True)
+        command = [build(Path(folder)), *cublas]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     device, *rows = map(json.loads, run.stdout.splitlines())
     rate = FLOP_PER_CLOCK.get(tuple(device["capability"]), 0)
     peak = rate * device["sms"] * device["clock_mhz"] * 1e-6  # TFLOP/s
     for row in rows:
         if peak:
             row["share"] = round(row["tflops"] / (peak * (2 if row["dtype"] == "e4m3" else 1)), 3)
-        row["ok"] = row["error"] <= ALLOWED.get(row.get("epilogue"), 1e-2)
+        error = max(row["error"], row.get("cublas_error", 0))
+        row["ok"] = error <= ALLOWED.get(row.get("epilogue"), 1e-2)
     return device, rows
 
 
@@ -115,8 +119,9 @@ def peers(rows: list[dict[str, Any]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--cublas", help="the path of a libcublasLt.so.13")
     options = parser.parse_args()
-    device, rows = ours()
+    device, rows = ours([options.cublas] if options.cublas else [])
     try:
         import torch
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps per second of models with random weights on one GPU, early and late in a walk.
 
-    python benchmarks/cuda_steps.py [--device cuda] [--quick] [--json FILE]
+    python benchmarks/cuda_steps.py [--device cuda] [--cublas PATH] [--quick] [--json FILE]
 
 A step here is all of it: plan, gather, denoising, decoding, the copy of the frame to the host, and
 the commit of every frame. Not in the numbers: making and loading the model, the first picture.
 Weights are slices of one pool of normal numbers, scaled by the root of their inputs. Every model is
-measured in the device's own precision, and in float8 where the device has it.
+measured in the device's own precision, in float8 where the device has it, and with the cuBLASLt of
+--cublas, or of the extra `cuda`, where there is one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import rtfm_rt
 from rtfm_rt import paths
 from rtfm_rt.bench import machine
 from rtfm_rt.convert import make_manifest
+from rtfm_rt.cublas import find as find_cublas
 from rtfm_rt.reference import Config, FrameDiT
 
 POOL = 1 << 26  # normal numbers that weights are cut from
@@ -106,20 +108,26 @@ def page_bytes(case: Case) -> int:
     return case.layers * 2 * case.rows * case.cols * case.width * 2
 
 
-def precisions(device: str) -> list[str]:
-    """What to measure in; says why float8 is not."""
+def variants(device: str, library: str) -> dict[str, dict[str, str]]:
+    """What to measure, by name: options of rtfm_rt.Model. Says what is not."""
+    found = {"": {"precision": "auto", "cublas": ""}}
     try:
-        rtfm_rt.Model("rooms", device, "float8")
+        rtfm_rt.Model("rooms", device, "float8", "")
+        found[", float8"] = {"precision": "float8", "cublas": ""}
     except rtfm_rt.DeviceError as error:
         print(f"float8 is not measured: {error}", flush=True)
-        return ["auto"]
-    return ["auto", "float8"]
+    about = rtfm_rt.Model("rooms", device, cublas=library).cublas if library else "no cuBLASLt"
+    if about.startswith("cuBLASLt"):
+        found[", cuBLASLt"] = {"precision": "auto", "cublas": library}
+    else:
+        print(f"cuBLASLt is not measured: {about}", flush=True)
+    return found
 
 
-def measure(path: Path, case: Case, device: str, precision: str, frames: int) -> dict[str, Any]:
+def measure(path: Path, case: Case, frames: int, **options: str) -> dict[str, Any]:
     """Figures of one model: seconds to load, then `frames` steps that are all committed."""
     began = time.perf_counter()
-    model = rtfm_rt.Model(str(path), device, precision)
+    model = rtfm_rt.Model(str(path), **options)
     loaded = time.perf_counter() - began
     session = rtfm_rt.Session(
         model,
@@ -144,6 +152,7 @@ def measure(path: Path, case: Case, device: str, precision: str, frames: int) ->
     return {
         "device": session.device,
         "precision": session.precision,
+        "cublas": model.cublas,
         "tokens": case.rows * case.cols,
         "width": case.width,
         "layers": case.layers,
@@ -162,20 +171,22 @@ def measure(path: Path, case: Case, device: str, precision: str, frames: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--cublas", help="the path of a libcublasLt.so.13")
     parser.add_argument("--frames", type=int, default=600)
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results: dict[str, Any] = {}
     about = {"machine": machine(), "frames": args.frames, "rtfm_rt": rtfm_rt.__version__}
-    wanted = precisions(args.device)
+    library = find_cublas(args.device) if args.cublas is None else args.cublas
+    wanted = variants(args.device, library)
     for case_name, case in (QUICK if args.quick else CASES).items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "random.safetensors"
             parameters = write_random_model(path, case)
-            for precision in wanted:
-                name = case_name if precision == "auto" else f"{case_name}, {precision}"
-                figures = measure(path, case, args.device, precision, args.frames)
+            for variant, options in wanted.items():
+                name = case_name + variant
+                figures = measure(path, case, args.frames, device=args.device, **options)
                 results[name] = {"parameters": parameters, **figures}
                 print(f"{name}: {json.dumps(results[name])}", flush=True)
                 if args.json:  # at once: the next one may run out of time

@@ -179,9 +179,8 @@ def test_benchmarks_run(tmp_path):
         said = subprocess.run(
             [*command, "--json", out], check=True, env=alone, timeout=120, capture_output=True
         )
-        assert (b"float8 is not measured: device 'cpu'" in said.stdout) == (
-            script == "cuda_steps.py"
-        )
+        for missing in (b"float8 is not measured: device 'cpu'", b"cuBLASLt is not measured"):
+            assert (missing in said.stdout) == (script == "cuda_steps.py")
         found.append(json.loads(out.read_text()))
     assert found[3]["layers"][0]["float8"] > found[3]["layers"][0]["bfloat16"] > 0
     assert 60 > found[3]["frames"]["float8_to_bfloat16"] > found[3]["frames"]["least"] > 30
@@ -221,6 +220,7 @@ echo "$@" >> asked""",
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     command = ["bash", "tools/gpu_check.sh", "out"]
     env = {**os.environ, "PATH": path, "PYTHON": str(tmp_path / "bin" / "python")}
+    env["CUBLAS"] = "lib/libcublasLt.so.13"
     done = subprocess.run(command, cwd=tmp_path, env=env, timeout=60, capture_output=True)
     assert done.returncode == 1  # one step failed
     (report,) = (json.loads(file.read_text()) for file in (tmp_path / "out").iterdir())
@@ -231,6 +231,13 @@ echo "$@" >> asked""",
     assert "CUDA_ARCHS=90a-real" in asked and "tests/test_oasis.py" in asked
     for family in "efficient_lvsm", "oasis", "waypoint":
         assert re.search(rf"-m benchmarks.families {family} .*--device cuda", asked)
+    given = "--cublas lib/libcublasLt.so.13"
+    for what in (
+        f"--device cuda {given} tests/test_ops",
+        f"cuda_ops.py {given}",
+        f"_steps.py {given}",
+    ):
+        assert what in asked
 
 
 # ---- Recorded work.

@@ -6,6 +6,8 @@
 #
 #     tools/gpu_check.sh [FOLDER]     writes FOLDER/<gpu>-<date>.json (default: benchmarks/results)
 #
+# cuBLASLt is tested and measured beside where it is found: $CUBLAS (the path of libcublasLt.so.13), or
+# what cuda-pathfinder finds, or the one that came with PyTorch.
 # Without a GPU it says so and exits 0. It ends with 1 if anything failed; the file says what.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -54,12 +56,27 @@ if step build 300 "$python" -m pip install . --no-index --no-deps --no-build-iso
 session = rtfm_rt.Session('rooms', device='cuda')
 session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))
 print(session.device, session.precision, session.step(np.eye(4)))"
+  cublas=${CUBLAS:-$("$python" - <<'END'
+import sys
+from pathlib import Path
+from rtfm_rt.cublas import find
+wheels = [Path(folder) / "nvidia/cu13/lib/libcublasLt.so.13" for folder in sys.path]
+print(find("cuda") or next((str(path) for path in wheels if path.exists()), ""))
+END
+  )}
   pytest=("$python" -m pytest -q -p no:cacheprovider -W default)
   step tests 240 "${pytest[@]}" --device cuda tests/test_cuda.py tests/test_ops.py \
     tests/test_float8.py tests/test_model.py tests/test_session.py tests/test_world.py tests/test_memory.py \
     tests/test_convolution.py tests/test_latent_ops.py tests/test_dual_stream_passes.py tests/test_oasis.py \
     tests/test_causal_dit_passes.py
   step interop 60 "${pytest[@]}" tests/test_device_frames.py tests/test_pose_slot.py
+  if [ -n "$cublas" ]; then
+    step cublas 120 "${pytest[@]}" --device cuda --cublas "$cublas" tests/test_ops.py tests/test_convolution.py \
+      tests/test_model.py tests/test_session.py
+  else
+    echo "gpu_check: no cuBLASLt; its tests and figures are skipped"
+    echo "cublas skipped 0" >>"$work/steps"
+  fi
   if command -v compute-sanitizer >/dev/null; then
     small='(test_matmul and 33x31x33) or (test_attend and 60x2x24x2) or test_norm_modulate or test_patches or test_no_past or test_time_attention_for or test_frames_in_pages'
     for tool in memcheck racecheck; do
@@ -85,10 +102,10 @@ print(session.device, session.precision, session.step(np.eye(4)))"
   family() { # NAME SECONDS CASE: at full size with random weights, rtfm_rt alone
     bench "families-$1" "$2" -m benchmarks.families "$1" --case "$3" --device cuda --json "$work/families.json"
   }
-  bench ops 120 benchmarks/cuda_ops.py --json "$work/ops.json"
+  bench ops 150 benchmarks/cuda_ops.py --cublas "$cublas" --json "$work/ops.json"
   bench memory 60 benchmarks/cuda_memory.py --json "$work/memory.json"
   bench float8 60 benchmarks/precision.py --json "$work/float8.json"
-  bench models 300 benchmarks/cuda_steps.py --json "$work/models.json"
+  bench models 300 benchmarks/cuda_steps.py --cublas "$cublas" --json "$work/models.json"
   family efficient_lvsm 60 '256x256, 4 context frames'
   family oasis 90 'window of 32, 10 steps'
   family waypoint 150 '360P, 4 images of 512x256'

@@ -103,11 +103,13 @@ def measure(family: Any, case: str, checkout: Path | None, rounds: int, how: How
 
 def about(how: How) -> dict[str, Any]:
     words = ["CHECKOUT" if os.path.isdir(word) else word for word in sys.argv[1:]]
+    model = rtfm_rt.Model("rooms", how.device, how.precision)
     return {
         **machine(),
         "date": time.strftime("%Y-%m-%d"),
         "rtfm_rt": rtfm_rt.__version__,
-        "device": rtfm_rt.Model("rooms", how.device, how.precision).device,
+        "device": model.device,
+        "cublas": model.cublas,
         "torch": metadata.version("torch"),
         "threads": how.threads,
         "load_average": [round(value, 2) for value in os.getloadavg()],
