@@ -25,7 +25,7 @@ struct Panel {
   RTFM_INLINE void get(const Panel& p, int64_t i, vf& left, vf& right) {
     constexpr int64_t kAhead = 16;  // weights come from beyond L2: 14 % of a step
     __builtin_prefetch(p.rows + (i + kAhead) * p.stride);
-    __builtin_prefetch(p.rows + (i + kAhead) * p.stride + VL);
+    if constexpr (NR * 4 > 64) __builtin_prefetch(p.rows + (i + kAhead) * p.stride + VL);
     left = load(p.rows + i * p.stride), right = load(p.rows + i * p.stride + VL);
   }
 };

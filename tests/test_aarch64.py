@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runtime on aarch64: cross-compiled, and run by an emulator of that processor.
+
+What it cannot show is another order of memory accesses than that of the machine at hand.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import action_models
+import rtfm_rt
+from models import turn, write_model
+
+ROOT = Path(__file__).parents[1]
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+MISSING = [tool for tool in (COMPILER, EMULATOR, "cmake", "ninja") if not shutil.which(tool)]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tests/walk.cc with the runtime as CMake builds it there."""
+    folder = tmp_path_factory.mktemp("aarch64")
+    options = {
+        "RTFM_PYTHON": "OFF",
+        "RTFM_CUDA": "OFF",
+        "CMAKE_SYSTEM_NAME": "Linux",
+        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
+        "CMAKE_CXX_COMPILER": COMPILER,
+    }
+    defined = [f"-D{name}={value}" for name, value in options.items()]
+    parts = [ROOT / "tests" / "walk.cc", folder / "librtfm.a"]
+    for command in (
+        ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *defined],
+        ["cmake", "--build", folder],
+        [COMPILER, "-std=c++20", "-static", f"-I{ROOT}", *parts, "-o", folder / "walk"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "walk"
+
+
+@pytest.mark.parametrize("kind", ["poses", "keep", "causal"])
+def test_a_walk_on_aarch64(walk, tmp_path, rng, kind):
+    """The frames of the same tier here, but for the last bits that fused multiply-adds change."""
+    path = str(tmp_path / "model.safetensors")
+    if kind == "poses":
+        write_model(Path(path), seed=3)
+    else:
+        action_models.write(Path(path), kind)
+    session = rtfm_rt.Session(path, device="cpu:portable", seed=7)
+    picture = rng.integers(0, 256, (*session.image_size, 3), np.uint8)
+    poses = [turn(15 * i, 0.1 * i) for i in range(6)]
+    if kind == "poses":
+        session.observe(picture, np.eye(4))
+        frames = [session.step(pose) for pose in poses]
+    else:
+        session.observe(picture)
+        frames = [session.step(action={}) for _ in poses]
+    want = np.stack([frame.images for frame in frames]).astype(int)
+    given = picture.tobytes() + np.stack(poses).tobytes()
+    for threads in 1, 3:
+        command = [EMULATOR, walk, path, str(threads)]
+        done = subprocess.run(command, input=given, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        got = np.frombuffer(done.stdout, np.uint8).reshape(want.shape)
+        assert np.abs(got - want).max() <= 1
