@@ -17,6 +17,8 @@ namespace {
 constexpr int kBytes = 64, kAccumulators = 24;
 #elif defined(__AVX2__)
 constexpr int kBytes = 32, kAccumulators = 12;
+#elif defined(__aarch64__)
+constexpr int kBytes = 16, kAccumulators = 24;
 #else
 constexpr int kBytes = 16, kAccumulators = 12;
 #endif

@@ -7,7 +7,8 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-// Accumulators fill the register file: 28 of 32 with AVX-512, 12 of 16 otherwise (aarch64 has 32).
+// Accumulators fill the register file: 28 of 32 with AVX-512, 24 of 32 on aarch64, 12 of 16
+// otherwise.
 #if RTFM_VEC_BYTES == 64
 constexpr int MR = 14;
 #elif defined(__aarch64__)

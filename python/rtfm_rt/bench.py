@@ -83,7 +83,8 @@ def machine() -> dict[str, Any]:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         fields = dict(line.strip().split("\t", 1) for line in file if "\t" in line)
         fields = {key: value.lstrip("\t: ") for key, value in fields.items()}
-        processor = fields.get("model name", processor)
+        arm = [fields[key] for key in ("CPU implementer", "CPU part") if key in fields]
+        processor = fields.get("model name", " ".join(arm) or processor)
         known = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
         extensions = " ".join(sorted(known & set(fields.get("flags", "").split())))
     return {
