@@ -149,7 +149,7 @@ void qkv_split(const QkvSplitArgs& a, int64_t task, int64_t) {
 // Of each group of 4 lanes, lane `Which` in all of them.
 template <size_t Which, size_t... I>
 RTFM_INLINE vf spread(vf v, std::index_sequence<I...>) {
-  return __builtin_shufflevector(v, v, int(I / 4 * 4 + Which)...);
+  return shuffle<int(I / 4 * 4 + Which)...>(v, v);
 }
 
 // rows[count, dim] of the page, with M applied to each group of 4 of the first camera_dims

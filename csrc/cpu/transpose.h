@@ -10,7 +10,7 @@ namespace rtfm::cpu::RTFM_TIER {
 // a0 b0 a1 b1 ... of the lower halves, or of the upper ones
 template <bool Upper, size_t... I>
 RTFM_INLINE vf zip(vf a, vf b, std::index_sequence<I...>) {
-  return __builtin_shufflevector(a, b, int(I / 2 + (Upper ? VL / 2 : 0) + I % 2 * VL)...);
+  return shuffle<int(I / 2 + (Upper ? VL / 2 : 0) + I % 2 * VL)...>(a, b);
 }
 
 // A perfect shuffle of the rows moves one bit from the number of a row to that of a column and one

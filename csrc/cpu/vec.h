@@ -32,10 +32,20 @@ RTFM_INLINE void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 RTFM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 using Lanes = std::make_index_sequence<size_t(VL)>;
 
+// The lanes I of a, and of b from VL on.
+template <int... I>
+RTFM_INLINE vf shuffle(vf a, vf b) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, I...);
+#else  // GCC 11
+  return __builtin_shuffle(a, b, vi{I...});
+#endif
+}
+
 // All lanes into one, half by half.
 template <int64_t Half, class F, size_t... I>
 RTFM_INLINE vf fold(vf v, const F& f, std::index_sequence<I...> lanes) {
-  v = f(v, __builtin_shufflevector(v, v, int((I + Half) % VL)...));
+  v = f(v, shuffle<int((I + Half) % VL)...>(v, v));
   if constexpr (Half > 1) return fold<Half / 2>(v, f, lanes);
   return v;
 }
