@@ -283,8 +283,8 @@ std::string beside(int sets, const std::vector<rtfm::MatmulArgs>& args,
   }
   char text[128];
   std::snprintf(text, sizeof text,
-                ", \"cublas_us\": %.3f, \"cublas_best_us\": %.3f, \"cublas_error\": %.3g", first, best,
-                error);
+                ", \"cublas_us\": %.3f, \"cublas_best_us\": %.3f, \"cublas_error\": %.3g", first,
+                best, error);
   return text;
 }
 
@@ -349,8 +349,9 @@ void time_matmul(const TensorOps& ops, bool fp8, int64_t rows, int64_t n, int64_
     else
       CHECK(cudaMemset(a.y, 0xff, size_t(y_bytes)));
     CHECK(checked(0, nullptr));
-    return operand ? error_of(static_cast<const __nv_bfloat16*>(a.y), rows, n, y_stride, every, want)
-                   : error_of(static_cast<const float*>(a.y), rows, n, y_stride, every, want);
+    return operand
+               ? error_of(static_cast<const __nv_bfloat16*>(a.y), rows, n, y_stride, every, want)
+               : error_of(static_cast<const float*>(a.y), rows, n, y_stride, every, want);
   };
   const double error = error_of_launch(launch);
   const double us = time_of(sets, launch);

@@ -8,7 +8,7 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kBlock = 32;     // tokens that a task handles at a time; even, for the pairs of V
+constexpr int64_t kBlock = 32;     // tokens that a task handles at a time; as pack_slot wants
 constexpr int64_t kRowsAhead = 6;  // that are fetched
 constexpr int64_t kMaxDim = 256;   // head dim; the model reader enforces it
 constexpr float kLog2E = 1.44269504f;
