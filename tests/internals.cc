@@ -18,8 +18,8 @@
 namespace py = pybind11;
 using namespace rtfm;
 
-// ---- Every allocation of this module's own copy of the runtime: `new` below, malloc and calloc by
-// the linker's --wrap (CMakeLists.txt).
+// ---- Every allocation of this module's own copy of the runtime: `new` below, malloc, calloc and
+// mmap by the linker's --wrap (CMakeLists.txt).
 static std::atomic<int64_t> allocations{0}, allocated{0};  // how many, bytes
 
 static void count(size_t bytes) {
@@ -30,8 +30,13 @@ static void count(size_t bytes) {
 extern "C" {
 void* __real_malloc(size_t);
 void* __real_calloc(size_t, size_t);
+void* __real_mmap(void*, size_t, int, int, int, off_t);
 void* __wrap_malloc(size_t bytes) { return count(bytes), __real_malloc(bytes); }
 void* __wrap_calloc(size_t n, size_t bytes) { return count(n * bytes), __real_calloc(n, bytes); }
+void* __wrap_mmap(void* at, size_t bytes, int protection, int flags, int file, off_t offset) {
+  count(bytes);
+  return __real_mmap(at, bytes, protection, flags, file, offset);
+}
 }
 void* operator new(size_t bytes) {
   count(bytes);

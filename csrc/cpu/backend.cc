@@ -2,20 +2,18 @@
 // The CPU behind csrc/backend.h: a tier's kernels on a pool of threads.
 #include "csrc/backend.h"
 
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
 #include "csrc/cpu/cpu_info.h"
+#include "csrc/cpu/memory.h"
 #include "csrc/cpu/pool.h"
 
 namespace rtfm {
 namespace cpu {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 constexpr int kMaxThreads = 256;
 
 struct alignas(kAlignment) Line {
@@ -31,22 +29,8 @@ class CpuBackend final : public Backend {
   DType weight_dtype() const override { return kernels_.weights; }
   int threads() const override { return pool_.threads(); }
 
-  // calloc: large blocks come zeroed from the system and stay untouched until they are used, so a
-  // memory budget costs address space only. The pointer it returned lies just before ours.
-  void* allocate(int64_t bytes) override {
-    void* block = std::calloc(size_t(bytes + kAlignment + int64_t(sizeof(void*))), 1);
-    if (!block) throw std::bad_alloc();
-    const uintptr_t at = reinterpret_cast<uintptr_t>(block) + sizeof(void*) + kAlignment - 1;
-    void* memory = reinterpret_cast<void*>(at / kAlignment * kAlignment);
-    std::memcpy(static_cast<char*>(memory) - sizeof(void*), &block, sizeof(void*));
-    return memory;
-  }
-  void release(void* memory, int64_t) noexcept override {
-    if (!memory) return;
-    void* block;
-    std::memcpy(&block, static_cast<char*>(memory) - sizeof(void*), sizeof(void*));
-    std::free(block);
-  }
+  void* allocate(int64_t bytes) override { return cpu::allocate(bytes); }
+  void release(void* memory, int64_t bytes) noexcept override { cpu::release(memory, bytes); }
   void upload(void* device, const void* host, int64_t bytes) override {
     std::memcpy(device, host, size_t(bytes));
   }
