@@ -127,7 +127,8 @@ struct QkvSplitArgs {
 
 // Brings inputs->pages[first_page ...] into context slots 1..pages of `layers` layers of the
 // context, as the query camera sees them: in every group of 4 consecutive dims of the first
-// camera_dims, k ← M k and v ← M v. heads: of keys and values.
+// camera_dims, k ← M k and v ← M v. heads: of keys and values. Where camera_dims is 0 a device may
+// leave them where they are: pages stay as they are until nothing attends to those slots any more.
 struct GatherArgs {
   const StepInputs* inputs;
   void* context;  // [layers, slots] of slot_bytes

@@ -195,11 +195,16 @@ void Session::commit(const Target& target, const Context& context, const Frame& 
     make_page(slot, {});
     return;
   }
+  // To make room, a frame that this one attends to may have been forgotten, and this be its page.
   std::byte* page = memory_.assign_page(slot, {context.slots, size_t(context.count)});
+  const bool attended = std::any_of(context.pages, context.pages + context.count,
+                                    [&](const ContextPage& p) { return p.page == page; });
+  std::byte* to = attended ? memory_.scratch_page() : page;
   if (frame.steps > 0)
-    engine().keep(shot(target, context), page);
+    engine().keep(shot(target, context), to);
   else
-    engine().encode(shot(target, context), frame.pixels->data(), page);
+    engine().encode(shot(target, context), frame.pixels->data(), to);
+  if (attended) engine().copy(page, to, model_->network().page_bytes(*model_->backend()));
 }
 
 const std::byte* Session::encode(int32_t slot, std::byte* page) {

@@ -102,6 +102,29 @@ def test_a_memory_that_is_full(start, load, tmp_path, kind):
         load(tmp_path / "world", memory_budget=budget // 2 + 1)
 
 
+def test_a_frame_takes_the_room_of_one_it_attends_to(files):
+    """The older one is forgotten when the new one comes, and its page is read to the end."""
+
+    def start(**options: Any) -> rtfm_rt.Session:
+        session = rtfm_rt.Session(files["causal"], device="cpu:portable", threads=1, **options)
+        session.observe(np.zeros((*session.image_size, 3), np.uint8))
+        return session
+
+    roomy = start()
+    tight = start(memory_budget=roomy.memory.bytes * (roomy.context + 1) * 11 // 10)
+    turn, stay = np.zeros((2, len(roomy.actions)), np.float32)
+    turn[0] = 8  # 80 degrees: frames that no later one stands in for, unlike those to come
+    for _ in range(7):
+        roomy.step(action=turn), tight.step(action=turn)
+    lost = set()
+    while not lost:
+        known = set(tight.memory.ids)
+        frame, same = tight.step(action=stay), roomy.step(action=stay)
+        assert frame.context == same.context
+        assert tight._page(frame.id) == roomy._page(frame.id)
+        lost = (known - set(tight.memory.ids)) & set(frame.context)
+
+
 def test_branches_and_dreams(start, load, tmp_path):
     """A branch is a world of its own, from the window that it shares with the other."""
     session = start(9)

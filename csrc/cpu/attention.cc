@@ -1,92 +1,133 @@
 // SPDX-License-Identifier: Apache-2.0
-// f32 attention of the portable, AVX2 and AVX-512 tiers: online softmax over chunks of keys.
+// f32 attention of the portable, AVX2 and AVX-512 tiers: online softmax over chunks of keys, for a
+// panel of queries side by side. Keys and values are read as pages hold them, and a vector of
+// scores is of one key, so that no maximum and no sum crosses lanes.
 // A running maximum is needed in spite of QK-norm: a far camera's transform lengthens its keys
 // freely.
 #include "csrc/cpu/attention.h"
-
-#include <cmath>
 
 #include "csrc/cpu/slot.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kChunk = 128;  // keys whose scores are held at a time; a multiple of every NR
-constexpr int64_t kMaxDepth = 256;
+constexpr int64_t kChunk = 96;  // keys whose scores are held at a time
+constexpr int64_t kMaxDim = 256;
+constexpr int64_t kVectors = NR / VL;
 
 int64_t attention_tasks(const AttentionArgs& a, int) {
-  return a.heads * (round_up(a.tokens, MR) / MR);
+  return a.heads * (round_up(a.tokens, NR) / NR);
 }
 
-// What the softmax of a strip has come to, row by row; padded so that a vector holds whole rows.
+// What the softmax of a panel has come to; out: [dim, NR], sums of weights times values.
 struct Softmax {
-  static constexpr int64_t kRows = (MR + VL - 1) / VL * VL;
-  alignas(64) float top[kRows], factor[kRows];  // factor: for what came before the last chunk
-  vf total[MR];                                 // of weights, each lane its own keys
+  alignas(64) float top[NR], total[NR], out[kMaxDim * NR];
 };
 
-// Turns scores[rows, kChunk], powers of two, into weights in place.
-RTFM_INLINE void softmax_chunk(float* scores, int64_t rows, int64_t keys, Softmax& s) {
-  const int64_t padded = round_up(keys, VL);
-  alignas(64) float peak[Softmax::kRows];
-  for (float& p : peak) p = -INFINITY;
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = scores + r * kChunk;
-    for (int64_t j = keys; j < padded; ++j) row[j] = -INFINITY;
-    vf highest = load(row);
-    for (int64_t j = VL; j < padded; j += VL) highest = max(highest, load(row + j));
-    peak[r] = highest_of(highest);
-  }
-  for (int64_t r = 0; r < Softmax::kRows; r += VL) {
-    const vf before = load(s.top + r), now = max(before, load(peak + r));
-    store(s.factor + r, exp2(before - now));
-    store(s.top + r, now);
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = scores + r * kChunk;
-    const vf offset = splat(s.top[r]);
-    vf weights{};
-    for (int64_t j = 0; j < padded; j += VL) {
-      const vf w = exp2(load(row + j) - offset);
-      store(row + j, w);
-      weights += w;
+// The highest of top and scores [keys, NR]. Two at a time: each waits for the one before.
+RTFM_INLINE void raise(const float* scores, int64_t keys, vf (&top)[kVectors]) {
+  vf other[kVectors];
+  std::memcpy(other, top, sizeof top);
+  for (int64_t j = 0; j < keys; j += 2)
+    for (int64_t i = 0; i < kVectors; ++i) {
+      top[i] = max(top[i], load(scores + j * NR + i * VL));
+      other[i] = max(other[i], load(scores + least(j + 1, keys - 1) * NR + i * VL));
     }
-    s.total[r] = s.total[r] * s.factor[r] + weights;
+  for (int64_t i = 0; i < kVectors; ++i) top[i] = max(top[i], other[i]);
+}
+
+// Turns scores [keys, NR], powers of two, into weights in place.
+RTFM_INLINE void weigh(float* scores, int64_t keys, int64_t dim, Softmax& s) {
+  vf top[kVectors], total[kVectors];
+  for (int64_t i = 0; i < kVectors; ++i) top[i] = load(s.top + i * VL);
+  raise(scores, keys, top);
+  for (int64_t i = 0; i < kVectors; ++i) {
+    total[i] = load(s.total + i * VL);
+    if (std::memcmp(&top[i], s.top + i * VL, sizeof(vf)) == 0) continue;  // as in most chunks
+    const vf factor = exp2(load(s.top + i * VL) - top[i]);
+    total[i] *= factor;
+    for (int64_t d = 0; d < dim; ++d) {
+      float* out = s.out + d * NR + i * VL;
+      store(out, load(out) * factor);
+    }
+    store(s.top + i * VL, top[i]);
   }
+  for (int64_t j = 0; j < keys; ++j)
+    for (int64_t i = 0; i < kVectors; ++i) {
+      float* score = scores + j * NR + i * VL;
+      const vf w = exp2(load(score) - top[i]);
+      store(score, w);
+      total[i] += w;
+    }
+  for (int64_t i = 0; i < kVectors; ++i) store(s.total + i * VL, total[i]);
+}
+
+// Operands of the register kernel: [rows, dim] of keys, and [dims, keys] of values, whose rows of
+// memory come from beyond L1 and are fetched ahead; and what lies in L1, as multiplied by them.
+struct Keys {
+  const float* at;
+  int64_t stride;
+  RTFM_INLINE float get(const Keys& a, int64_t r, int64_t i) {
+    if (r == 0) __builtin_prefetch(a.at + MR * a.stride + i * 16);  // of the next strip
+    return a.at[r * a.stride + i];
+  }
+};
+struct Values {
+  const float* at;
+  int64_t stride;
+  RTFM_INLINE float get(const Values& a, int64_t r, int64_t i) {
+    if (r == 0) __builtin_prefetch(a.at + (i + 16) * a.stride);
+    return a.at[i * a.stride + r];
+  }
+};
+struct Near {
+  const float* rows;
+  RTFM_INLINE void get(const Near& b, int64_t i, vf& left, vf& right) {
+    left = load(b.rows + i * NR), right = load(b.rows + i * NR + VL);
+  }
+};
+
+// c[rows, NR] (+)= a[rows, k] · b[k, NR] in strips of equal height; a(r): from row r on
+template <class A>
+RTFM_INLINE void multiply_all(int64_t rows, const A& a, const float* b, int64_t k, float* c,
+                              bool accumulate) {
+  const int64_t strips = round_up(rows, MR) / MR;
+  for (int64_t s = 0; s < strips; ++s) {
+    const int64_t r = rows * s / strips, next = rows * (s + 1) / strips;
+    multiply(next - r, a(r), Near{b}, k, c + r * NR, NR, accumulate);
+  }
+}
+
+// Brings keys and values of a head, [keys, dim] each, into the softmax of the queries q [dim, NR].
+RTFM_INLINE void attend(const float* q, const float* k, const float* v, int64_t keys, int64_t dim,
+                        Softmax& softmax) {
+  alignas(64) float scores[kChunk * NR];
+  multiply_all(keys, [&](int64_t r) { return Keys{k + r * dim, dim}; }, q, dim, scores, false);
+  weigh(scores, keys, dim, softmax);
+  multiply_all(dim, [&](int64_t d) { return Values{v + d, dim}; }, scores, keys, softmax.out, true);
 }
 
 void attention(const AttentionArgs& a, int64_t task, int64_t) {
   const SlotLayout layout(a.kv_heads, a.tokens, a.dim);
-  // head by head, so that the keys and values of one stay near while its strips pass
-  const int64_t strips = round_up(a.tokens, MR) / MR;
-  const int64_t head = task / strips, first = task % strips * MR;
+  // head by head, so that the keys and values of one stay near while its panels pass
+  const int64_t panels = round_up(a.tokens, NR) / NR;
+  const int64_t head = task / panels, first = task % panels * NR;
   const int64_t kv_head = head * a.kv_heads / a.heads;
-  const int64_t rows = least<int64_t>(MR, a.tokens - first);
   const float* q = static_cast<const float*>(a.q) + (head * round_up(a.tokens, 32) + first) * a.dim;
-  alignas(64) float scores[MR * kChunk], out[MR * kMaxDepth];
-  std::memset(out, 0, size_t(rows * kMaxDepth) * 4);
-  Softmax softmax{};
+  Softmax softmax;
   for (float& top : softmax.top) top = -1e30f;
-
+  std::memset(softmax.total, 0, sizeof softmax.total);
+  std::memset(softmax.out, 0, size_t(a.dim * NR) * 4);
   for (int64_t s = 0; s < a.slots; ++s) {
-    const float* slot = static_cast<const float*>(a.context) + s * layout.bytes() / 4;
+    const float* slot = layout.data(static_cast<const char*>(a.context) + s * layout.bytes());
     const float *k = slot + layout.k(kv_head), *v = slot + layout.v(kv_head);
-    for (int64_t j = 0; j < a.tokens; j += kChunk) {
-      const int64_t keys = least(kChunk, a.tokens - j);
-      for (int64_t p = 0; p < keys; p += NR)
-        multiply(rows, q, a.dim, Panel{k + (j + p) * a.dim}, a.dim, scores + p, kChunk, false);
-      softmax_chunk(scores, rows, keys, softmax);
-      for (int64_t r = 0; r < rows; ++r) {
-        if (softmax.factor[r] == 1.f) continue;  // no higher score came, as in most chunks
-        float* o = out + r * kMaxDepth;
-        for (int64_t d = 0; d < layout.depth; d += VL)
-          store(o + d, load(o + d) * softmax.factor[r]);
-      }
-      for (int64_t d = 0; d < layout.depth; d += NR)
-        multiply(rows, scores, kChunk, Panel{v + j * layout.depth + d, layout.depth}, keys, out + d,
-                 kMaxDepth, true);
-    }
+    for (int64_t j = 0; j < a.tokens; j += kChunk)
+      attend(q, k + j * a.dim, v + j * a.dim, least(kChunk, a.tokens - j), a.dim, softmax);
   }
-  put_rows(a, head, first, rows, out, kMaxDepth, [&](int64_t r) { return sum(softmax.total[r]); });
+  alignas(64) float rows[NR * kMaxDim];
+  for (int64_t d = 0; d < a.dim; d += VL)
+    put_columns(softmax.out + d * NR, NR, a.dim - d, NR, rows + d, kMaxDim);
+  put_rows(a, head, first, least(NR, a.tokens - first), rows, kMaxDim,
+           [&](int64_t r) { return softmax.total[r]; });
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

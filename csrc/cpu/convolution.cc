@@ -48,7 +48,7 @@ RTFM_INLINE int64_t panel_at(int64_t panel, int64_t k, int64_t depth) {
 RTFM_INLINE void add_products(const Operand* seen, int64_t places, const Operand* w, int64_t depth,
                               float* sums, bool more) {
   for (int64_t m = 0; m < places; m += kStrip)
-    multiply(least(kStrip, places - m), seen + m * kDepth, kDepth, Panel{w}, depth,
+    multiply(least(kStrip, places - m), Rows{seen + m * kDepth, kDepth}, Panel{w}, depth,
              sums + m * kColumns, kColumns, more);
 }
 

@@ -48,13 +48,12 @@ static void add_products(const MatmulArgs& a, const float* x, int64_t rows, int6
   const Panel panel{narrow ? wide : static_cast<const float*>(a.w) + at * NR};
   for (int64_t m = 0; m < rows; m += MR) {
     const int64_t count = least<int64_t>(MR, rows - m);
-    const float* strip_of_x = x + m * a.x_stride;
+    const Rows strip_of_x{x + m * a.x_stride, a.x_stride};
     if (narrow && m == 0)
-      multiply(count, strip_of_x, a.x_stride,
-               NarrowPanel{static_cast<const uint32_t*>(a.w) + at * VL, wide}, depth, sums, NR,
-               more);
+      multiply(count, strip_of_x, NarrowPanel{static_cast<const uint32_t*>(a.w) + at * VL, wide},
+               depth, sums, NR, more);
     else
-      multiply(count, strip_of_x, a.x_stride, panel, depth, sums + m * NR, NR, more);
+      multiply(count, strip_of_x, panel, depth, sums + m * NR, NR, more);
   }
 }
 

@@ -47,36 +47,45 @@ struct NarrowPanel {
   }
 };
 
+// A matrix [R, k] whose rows lie `stride` floats apart.
+struct Rows {
+  const float* at;
+  int64_t stride;
+  RTFM_INLINE float get(const Rows& a, int64_t r, int64_t i) { return a.at[r * a.stride + i]; }
+};
+
 // c[R, NR] (+)= a[R, k] · b[k, NR]; strides in floats.
-template <int R, class B>
-static void strip(const float* a, int64_t lda, const B& b, int64_t k, float* c, int64_t ldc,
-                  bool accumulate) {
-  vf acc[R][2];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < 2; ++v) acc[r][v] = accumulate ? load(c + r * ldc + v * VL) : vf{};
+template <int R, class A, class B>
+static __attribute__((noinline)) void strip(const A& a, const B& b, int64_t k, float* c,
+                                            int64_t ldc, bool accumulate) {
+  vf acc[R][2] = {};
+  if (accumulate) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) acc[r][0] = load(c + r * ldc), acc[r][1] = load(c + r * ldc + VL);
+  }
 #pragma GCC unroll 1  // GCC's default unrolling spills and halves the rate
   for (int64_t i = 0; i < k; ++i) {
     vf b0, b1;
     B::get(b, i, b0, b1);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const vf x = splat(a[r * lda + i]);
+      const vf x = splat(A::get(a, r, i));
       acc[r][0] += x * b0;
       acc[r][1] += x * b1;
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < 2; ++v) store(c + r * ldc + v * VL, acc[r][v]);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store(c + r * ldc, acc[r][0]), store(c + r * ldc + VL, acc[r][1]);
 }
 
-template <int R = MR, class B>
-static void multiply(int64_t rows, const float* a, int64_t lda, const B& b, int64_t k, float* c,
-                     int64_t ldc, bool accumulate) {
+template <int R = MR, class A, class B>
+static void multiply(int64_t rows, const A& a, const B& b, int64_t k, float* c, int64_t ldc,
+                     bool accumulate) {
   if constexpr (R > 0) {
     if (rows == R)
-      strip<R>(a, lda, b, k, c, ldc, accumulate);
+      strip<R>(a, b, k, c, ldc, accumulate);
     else
-      multiply<R - 1>(rows, a, lda, b, k, c, ldc, accumulate);
+      multiply<R - 1>(rows, a, b, k, c, ldc, accumulate);
   }
 }
 

@@ -105,17 +105,17 @@ RTFM_INLINE void fetch(const float* row, int64_t dim) {
 }
 
 RTFM_INLINE void split_queries(const QkvSplitArgs& a, int64_t head, int64_t first, int64_t count) {
-  const int64_t stride = query_stride(a.dim);
   const float scale = kLog2E / std::sqrt(float(a.dim));  // attention works in powers of two
-  alignas(64) float query[kMaxDim];
-  for (int64_t token = first; token < first + count; ++token) {
+  alignas(64) float queries[kBlock * kMaxDim];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = first + i;
     const float* q = a.q + token * a.stride + head * a.dim;
     fetch(q + kRowsAhead * a.stride, a.dim);
     norm_rope(q, a.q_gain, a.cos + token * a.rope, a.sin + token * a.rope, a.dim, a.rope, a.eps,
-              scale, query);
-    const int64_t row = head * round_up(a.tokens, 32) + token;
-    pack_query(static_cast<char*>(a.query) + row * stride, query, a.dim);
+              scale, queries + i * a.dim);
   }
+  char* of_head = static_cast<char*>(a.query) + head * query_bytes(1, a.tokens, a.dim);
+  pack_queries(of_head, first, count, a.dim, queries);
 }
 
 RTFM_INLINE void split_keys(const QkvSplitArgs& a, int64_t head, int64_t first, int64_t count) {
@@ -176,13 +176,29 @@ RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_
   }
 }
 
+// Where layer `layer` of the i-th page goes.
+RTFM_INLINE char* slot_of(const GatherArgs& a, int64_t layer, int64_t i) {
+  return static_cast<char*>(a.context) + (layer * a.slots + 1 + i) * a.slot_bytes;
+}
+
+RTFM_INLINE bool stays_in_pages(const GatherArgs& a) { return kReadsPages && a.camera_dims == 0; }
+
 int64_t gather_tasks(const GatherArgs& a, int) {
+  if (stays_in_pages(a)) return 1;
   return a.pages * a.layers * a.heads * (round_up(a.tokens, kBlock) / kBlock);
 }
 
 // task: (page, layer, block of tokens, head), the last fastest
 void gather(const GatherArgs& a, int64_t task, int64_t) {
   const int64_t blocks = round_up(a.tokens, kBlock) / kBlock, half = a.heads * a.tokens * a.dim;
+  if (stays_in_pages(a)) {
+    for (int64_t i = 0; i < a.pages; ++i)
+      for (int64_t layer = 0; layer < a.layers; ++layer)
+        point_to(slot_of(a, layer, i),
+                 static_cast<const float*>(a.inputs->pages[a.first_page + i]) +
+                     2 * (a.first_layer + layer) * half);
+    return;
+  }
   const int64_t head = task % a.heads, first = task / a.heads % blocks * kBlock;
   const int64_t layer = task / a.heads / blocks % a.layers, i = task / a.heads / blocks / a.layers;
   const int64_t count = least(kBlock, a.tokens - first), at = (head * a.tokens + first) * a.dim;
@@ -192,7 +208,8 @@ void gather(const GatherArgs& a, int64_t task, int64_t) {
   alignas(64) float keys[kBlock * kMaxDim], values[kBlock * kMaxDim];
   transformed(page, in_page, count, a.dim, a.camera_dims, m, keys);
   transformed(page, in_page + half, count, a.dim, a.camera_dims, m, values);
-  char* slot = static_cast<char*>(a.context) + (layer * a.slots + 1 + i) * a.slot_bytes;
+  char* slot = slot_of(a, layer, i);
+  if (head == 0 && first == 0) point_to(slot, nullptr);
   pack_slot(SlotLayout(a.heads, a.tokens, a.dim), slot, head, first, count, a.dim, keys, values,
             a.dim);
 }

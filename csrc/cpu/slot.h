@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The packed K/V of one frame as attention reads it (a context slot), and the packed queries. Each
-// layout has SlotLayout, pack_slot, query_stride (bytes) and pack_query.
+// layout has SlotLayout, pack_slot, query_stride (bytes) and pack_queries; where attention can read
+// a page in place (kReadsPages), point_to makes a slot say so.
 #pragma once
 
 #if defined(RTFM_BF16)

@@ -31,6 +31,9 @@ RTFM_INLINE vf paired(vf even, vf odd) {
   return (vf)(bits(even) | bits(odd) << 16);
 }
 
+constexpr bool kReadsPages = false;
+RTFM_INLINE void point_to(void*, const float*) {}
+
 // keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is a
 // multiple of 32
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
@@ -63,10 +66,14 @@ static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int6
 RTFM_INLINE int64_t query_stride(int64_t dim) {
   return round_up(dim, 32) * int64_t(sizeof(Operand));
 }
-RTFM_INLINE void pack_query(void* row, const float* query, int64_t dim) {
-  for_each_vector(dim, [&](int64_t j, int64_t n) {
-    store_some(static_cast<Operand*>(row) + j, load_some(query + j, n), n);
-  });
+// queries: [count, dim]; for tokens first, first + 1, ...
+RTFM_INLINE void pack_queries(void* head, int64_t first, int64_t count, int64_t dim,
+                              const float* queries) {
+  Operand* out = static_cast<Operand*>(head) + first * round_up(dim, 32);
+  for (int64_t i = 0; i < count; ++i)
+    for_each_vector(dim, [&](int64_t d, int64_t n) {
+      store_some(out + i * round_up(dim, 32) + d, load_some(queries + i * dim + d, n), n);
+    });
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// K/V and queries in f32, as panels of the register kernel.
+// K/V in f32 as a page holds them, and queries as panels of the register kernel.
 #pragma once
 
 #include "csrc/cpu/micro.h"
@@ -7,37 +7,49 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-// K: [heads, keys/NR, dim, NR]; V: [heads, keys, depth]; keys and depth padded to NR.
+// A slot holds K, then V, [heads, tokens, dim] each, or says in which page they lie.
 struct SlotLayout {
-  int64_t keys, depth, dim;
-  int64_t heads;
-  SlotLayout(int64_t heads, int64_t tokens, int64_t dim)
-      : keys(round_up(tokens, NR)), depth(round_up(dim, NR)), dim(dim), heads(heads) {}
-  int64_t bytes() const { return heads * keys * (dim + depth) * 4; }
-  int64_t k(int64_t head) const { return head * keys * dim; }  // where it begins, in floats
-  int64_t v(int64_t head) const { return k(heads) + head * keys * depth; }
+  int64_t heads, tokens, dim;
+  SlotLayout(int64_t heads, int64_t tokens, int64_t dim) : heads(heads), tokens(tokens), dim(dim) {}
+  int64_t bytes() const { return kHead + 2 * heads * tokens * dim * 4; }
+  int64_t k(int64_t head) const { return head * tokens * dim; }  // where it begins, in floats
+  int64_t v(int64_t head) const { return k(heads + head); }
+  const float* data(const char* slot) const {
+    const float* page;
+    std::memcpy(&page, slot, sizeof page);
+    return page ? page : reinterpret_cast<const float*>(slot + kHead);
+  }
+  static constexpr int64_t kHead = 64;  // a cache line: null, or what lies in the page
 };
 
-// keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is a
-// multiple of 32
+// Attention reads the K and V of a page that no camera moves where they lie.
+constexpr bool kReadsPages = true;
+RTFM_INLINE void point_to(void* slot, const float* page) { std::memcpy(slot, &page, sizeof page); }
+
+// keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
                              int64_t count, int64_t dim, const float* keys, const float* values,
                              int64_t value_stride) {
-  float *k = static_cast<float*>(slot) + l.k(head), *v = static_cast<float*>(slot) + l.v(head);
-  for (int64_t i = 0; i < count; i += VL) {
-    const int64_t j = first + i;
-    put_columns(keys + i * dim, dim, least(VL, count - i), dim, k + j / NR * NR * dim + j % NR, NR);
-  }
+  float* data = reinterpret_cast<float*>(static_cast<char*>(slot) + SlotLayout::kHead);
+  float *k = data + l.k(head) + first * dim, *v = data + l.v(head) + first * dim;
+  std::memcpy(k, keys, size_t(count * dim) * 4);
   for (int64_t i = 0; i < count; ++i)
     for_each_vector(dim, [&](int64_t d, int64_t n) {
-      store_some(v + (first + i) * l.depth + d, load_some(values + i * value_stride + d, n), n);
+      store_some(v + i * dim + d, load_some(values + i * value_stride + d, n), n);
     });
 }
 
-// Queries: [heads, padded tokens] rows of dim.
+// Queries: [heads, padded tokens / NR] panels [dim, NR].
 RTFM_INLINE int64_t query_stride(int64_t dim) { return dim * 4; }
-RTFM_INLINE void pack_query(void* row, const float* query, int64_t dim) {
-  std::memcpy(row, query, size_t(dim) * 4);
+
+// queries: [count, dim]; for tokens first, first + 1, ...; first is a multiple of 32
+RTFM_INLINE void pack_queries(void* head, int64_t first, int64_t count, int64_t dim,
+                              const float* queries) {
+  for (int64_t i = 0; i < count; i += VL) {
+    const int64_t j = first + i;
+    put_columns(queries + i * dim, dim, count - i, dim,
+                static_cast<float*>(head) + j / NR * NR * dim + j % NR, NR);
+  }
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

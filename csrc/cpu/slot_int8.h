@@ -24,6 +24,9 @@ struct SlotLayout {
 
 RTFM_INLINE void put_float(char* at, float x) { std::memcpy(at, &x, 4); }
 
+constexpr bool kReadsPages = false;
+RTFM_INLINE void point_to(void*, const float*) {}
+
 // keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is a
 // multiple of 32
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
@@ -63,8 +66,12 @@ static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int6
 
 // Queries: [heads, padded tokens] rows of int8 with their RowEnd.
 RTFM_INLINE int64_t query_stride(int64_t dim) { return round_up(dim, kColumns) + 16; }
-RTFM_INLINE void pack_query(void* row, const float* query, int64_t dim) {
-  quantize_row(query, dim, round_up(dim, kColumns), static_cast<int8_t*>(row));
+// queries: [count, dim]; for tokens first, first + 1, ...
+RTFM_INLINE void pack_queries(void* head, int64_t first, int64_t count, int64_t dim,
+                              const float* queries) {
+  for (int64_t i = 0; i < count; ++i)
+    quantize_row(queries + i * dim, dim, round_up(dim, kColumns),
+                 static_cast<int8_t*>(head) + (first + i) * query_stride(dim));
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER
