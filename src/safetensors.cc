@@ -253,36 +253,39 @@ void Safetensors::read_header() {
 }
 
 // The bytes of one tensor, all of them finite numbers.
-std::vector<std::byte> Safetensors::read(std::string_view name, const TensorView& view) const {
-  std::vector<std::byte> bytes(static_cast<size_t>(view.bytes));
-  naming(path_, [&] { file_.read(bytes.data(), view.bytes, data_start_ + view.offset); });
-  if (any_non_finite(view, bytes.data()))
+void Safetensors::read(std::string_view name, const TensorView& view, std::byte* to) const {
+  naming(path_, [&] { file_.read(to, view.bytes, data_start_ + view.offset); });
+  if (any_non_finite(view, to))
     fail<ModelError>(path_, ": tensor ", quoted(std::string(name)),
                      ": expected finite numbers, got a NaN or an infinity");
-  return bytes;
 }
 
 std::vector<float> Safetensors::to_float(std::string_view name) const {
   const auto at = tensors_.find(name);
   check<ModelError>(at != tensors_.end(), path_, ": expected tensor ", quoted(std::string(name)));
   const TensorView& view = at->second;
-  const std::vector<std::byte> bytes = read(name, view);
   std::vector<float> out(static_cast<size_t>(view.elements()));
-  if (view.dtype == TensorType::f32) {
-    std::memcpy(out.data(), bytes.data(), bytes.size());
-    return out;
-  }
-  for (size_t i = 0; i < out.size(); ++i) {
-    uint16_t half;
-    std::memcpy(&half, bytes.data() + 2 * i, 2);
-    out[i] =
-        view.dtype == TensorType::f16 ? from_f16(half) : std::bit_cast<float>(uint32_t{half} << 16);
+  std::byte* bytes = reinterpret_cast<std::byte*>(out.data() + out.size()) - view.bytes;
+  read(name, view, bytes);
+  if (view.dtype == TensorType::f32) return out;
+  // From the upper half to the whole: a block is out of it before anything is put in its place.
+  uint16_t block[1024];
+  for (size_t i = 0; i < out.size(); i += std::size(block)) {
+    const size_t count = std::min(std::size(block), out.size() - i);
+    std::memcpy(block, bytes + 2 * i, 2 * count);
+    for (size_t j = 0; j < count; ++j)
+      out[i + j] = view.dtype == TensorType::f16 ? from_f16(block[j])
+                                                 : std::bit_cast<float>(uint32_t{block[j]} << 16);
   }
   return out;
 }
 
 void Safetensors::check_numbers() const {
-  for (const auto& [name, view] : tensors_) read(name, view);
+  std::vector<std::byte> bytes;
+  for (const auto& [name, view] : tensors_) {
+    bytes.resize(static_cast<size_t>(view.bytes));
+    read(name, view, bytes.data());
+  }
 }
 
 }  // namespace rtfm

@@ -59,7 +59,7 @@ class Safetensors {
   };
 
   void read_header();
-  std::vector<std::byte> read(std::string_view name, const TensorView& view) const;
+  void read(std::string_view name, const TensorView& view, std::byte* to) const;
 
   std::string path_;
   File file_;
