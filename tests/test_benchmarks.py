@@ -3,6 +3,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,18 @@ def test_ranks_share_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     assert support.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
     assert math.isclose(support.spearman(np.array([1, 2, 3]), np.array([1, 8, 9])), 1.0)
     assert support.spearman(np.array([1, 2, 3]), np.array([9, 8, 1])) < -0.99
+
+
+@pytest.mark.skipif(
+    not (shutil.which("chromium") or shutil.which("chromium-browser")), reason="no chromium here"
+)
+def test_play(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, BENCHMARKS / "play.py", "--seconds", "1", "--presses", "2"]
+    done = subprocess.run([*command, "--json", out], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert set(result["about"]) >= ABOUT
+    assert 0 < result["walk"]["frames_per_second"] < 31
+    assert result["walk"]["latency_ms"]["p50"] > 1
+    assert result["keys"]["key_to_screen_ms"]["p50"] > 1
