@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import zlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+# Arrays here are small: threads of NumPy and PyTorch would wait for each other, most of the time
+# on a busy machine. Read by both when they are imported, here and in the processes of tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,6 @@ OPTIONS: dict[str, Any] = {
 HEADS_OF_64 = SMALL | {"sizes": SMALL["sizes"] | {"heads": 2, "kv_heads": 1, "head_dim": 64}}
 SMALL_CHECKPOINTS = parity.published(SMALL)
 BLOCK = "transformer.blocks.1."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors on a busy machine: threads would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

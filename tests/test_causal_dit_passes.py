@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,14 +31,6 @@ SEED = 11
 LIMIT = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 2e-2)}
 TABLE = [[t, 1.0, after - t, 0.0] for t, after in itertools.pairwise(SMALL["sigmas"])]
 Images = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write(path: Path, recipe: dict[str, Any], **changes: Any) -> str:
