@@ -8,11 +8,13 @@
 #if defined(RTFM_HAVE_AMX) && defined(__linux__)
 #include <cpuid.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 namespace {
 
@@ -76,6 +78,8 @@ void move(int t, uint8_t* memory, int64_t stride, bool to_memory) {
 
 // ---- One instruction: C4, [~RXB, map], [W, ~vvvv, L, pp], opcode, ModRM, SIB, displacement.
 
+constexpr uint8_t kFirst = 0xC4, kBreakpoint = 0xCC;  // the latter where it once was the former
+
 constexpr int kRegisters[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
                                 REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                                 REG_R12, REG_R13, REG_R14, REG_R15};
@@ -89,7 +93,8 @@ struct Instruction {
 
 bool decode(uint8_t* at, const greg_t* registers, Instruction& i) {
   const uint8_t* p = at;
-  if (p[0] != 0xC4 || (p[1] & 0x1f) != 2 || (p[2] & 0x84) != 0) return false;  // 0F38, W0, 128
+  if (p[0] != kFirst && p[0] != kBreakpoint) return false;
+  if ((p[1] & 0x1f) != 2 || (p[2] & 0x84) != 0) return false;  // 0F38, W0, 128
   const int modrm = p[4], mod = modrm >> 6, base_bit = p[1] & 0x20 ? 0 : 8,
             index_bit = p[1] & 0x40 ? 0 : 8;
   i = {};
@@ -138,22 +143,41 @@ bool perform(const Instruction& i) {
   return true;
 }
 
-// ---- The signal. What is not ours goes to whoever was there before, then to the default.
+// ---- The signals. What is not ours goes to whoever was there before, then to the default.
 
-struct sigaction previous;
+struct sigaction before_illegal, before_breakpoint;
 
-void on_illegal_instruction(int signal, siginfo_t* info, void* context) {
+// An unknown instruction costs a virtual machine ten times what a breakpoint does: the next time.
+void set_breakpoint(uint8_t* at) {
+  const uintptr_t page = reinterpret_cast<uintptr_t>(at) & ~uintptr_t(4095);
+  const int all = PROT_READ | PROT_WRITE | PROT_EXEC;
+  if (mprotect(reinterpret_cast<void*>(page), 4096, all) == 0)
+    __atomic_store_n(at, kBreakpoint, __ATOMIC_RELAXED);
+}
+
+void on_signal(int signal, siginfo_t* info, void* context) {
   greg_t* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
-  uint8_t* const first = reinterpret_cast<uint8_t*>(registers[REG_RIP]);
+  const bool raised = info->si_code > 0;  // by an instruction, not sent
+  uint8_t* const first =
+      reinterpret_cast<uint8_t*>(registers[REG_RIP]) - (raised && signal == SIGTRAP);
   uint8_t* at = first;
   Instruction i;
-  // a fault costs microseconds: the tile instructions that follow directly are done along with it
-  while (info->si_code > 0 && decode(at, registers, i) && perform(i)) at = i.next;
-  registers[REG_RIP] = reinterpret_cast<greg_t>(at);
-  if (at != first) return;
-  sigaction(SIGILL, &previous, nullptr);  // on return the instruction faults again
-  previous = {};                          // SIG_DFL, should it come back here
-  if (info->si_code <= 0) raise(signal);  // it was sent, not raised by an instruction
+  // either costs microseconds: the tile instructions that follow directly are done along with it
+  while (raised && decode(at, registers, i) && perform(i)) at = i.next;
+  if (at != first) {
+    if (signal == SIGILL) set_breakpoint(first);
+    registers[REG_RIP] = reinterpret_cast<greg_t>(at);
+    return;
+  }
+  if (raised && signal == SIGTRAP && decode(first, registers, i)) {  // ours, not to be performed
+    __atomic_store_n(first, kFirst, __ATOMIC_RELAXED);
+    registers[REG_RIP] = reinterpret_cast<greg_t>(first);
+    return;
+  }
+  struct sigaction& before = signal == SIGILL ? before_illegal : before_breakpoint;
+  sigaction(signal, &before, nullptr);  // on return the illegal instruction faults again
+  before = {};                          // SIG_DFL, should it come back here
+  if (!raised || signal == SIGTRAP) raise(signal);
 }
 
 }  // namespace
@@ -173,13 +197,18 @@ bool install_amx_emulator() {
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
-  struct sigaction current, ours = {};
-  sigaction(SIGILL, nullptr, &current);
-  if (current.sa_sigaction == on_illegal_instruction) return true;
-  previous = current;
-  ours.sa_sigaction = on_illegal_instruction;
+  struct sigaction ours = {};
+  ours.sa_sigaction = on_signal;
   ours.sa_flags = SA_SIGINFO;
-  return sigaction(SIGILL, &ours, nullptr) == 0;
+  for (const auto& [signal, before] :
+       {std::pair(SIGILL, &before_illegal), std::pair(SIGTRAP, &before_breakpoint)}) {
+    struct sigaction current;
+    sigaction(signal, nullptr, &current);
+    if (current.sa_sigaction == on_signal) continue;
+    *before = current;
+    if (sigaction(signal, &ours, nullptr) != 0) return false;
+  }
+  return true;
 #else
   return false;
 #endif
