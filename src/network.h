@@ -15,6 +15,8 @@
 
 namespace rtfm {
 
+constexpr int kMaxTokens = 65536;  // of a frame
+
 struct ContextPage {
   const std::byte* page;
   Mat4 transform;  // from its camera to the one of the frame

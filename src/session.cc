@@ -15,10 +15,6 @@ namespace {
 constexpr int64_t kDefaultBudget = int64_t{512} << 20;
 static_assert(kMaxContext <= kMaxPages);
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // A maximum that forgets: what a step should be expected to cost.
 void observe_cost(double& cost, double seconds) {
   cost = std::max(seconds, 0.99 * cost + 0.01 * seconds);

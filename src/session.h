@@ -142,6 +142,9 @@ class Session {
   static constexpr size_t kPooledFrames = 8;
 
   using Clock = std::chrono::steady_clock;
+  static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
 
   struct Target {  // the frame that is wanted
     View view;

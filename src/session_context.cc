@@ -8,13 +8,6 @@
 #include "src/session.h"
 
 namespace rtfm {
-namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
 
 Session::Context Session::recall(const View& view, bool dreaming) {
   check<WorldError>(memory_.frames().size() > 0,

@@ -180,7 +180,7 @@ struct TestCausalDit {
             b->operand_dtype()};
   }
 
-  Sight see(const Array& action, const Pages& past) {
+  ContextSight see(const Array& action, const Pages& past) {
     const CausalDitSizes& s = network.sizes();
     std::vector<ContextPage> context;
     StepInputs step{};
@@ -196,7 +196,7 @@ struct TestCausalDit {
                     .actions = {action.data(), size_t(action.size())},
                     .frame = past.size()};
     network.prepare(*b, w, shot);
-    const Sight sight = sight_of(s.window, shot);
+    const ContextSight sight = sight_of(s.window, shot);
     network.control(*b, w);
     network.gather(*b, w, sight);
     return sight;
@@ -207,13 +207,13 @@ struct TestCausalDit {
   }
 
   Array write(const Array& x, float t, const Array& action, const Pages& past) {
-    const Sight sight = see(action, past);
+    const ContextSight sight = see(action, past);
     start(x);
     network.write(*b, w, t, sight);
     return dense(*b, w.velocity);
   }
   Array sample(const Array& noise, const Array& action, const Pages& past) {
-    const Sight sight = see(action, past);
+    const ContextSight sight = see(action, past);
     start(noise);
     for (const SamplerRow& row : model.manifest().samplers.begin()->second) {
       network.write(*b, w, row.t, sight);
@@ -222,7 +222,7 @@ struct TestCausalDit {
     return dense(*b, w.x);
   }
   Array read(const Array& tokens, const Array& action, const Pages& past) {
-    const Sight sight = see(action, past);
+    const ContextSight sight = see(action, past);
     start(tokens);
     network.read(*b, w, sight);
     const CausalDitSizes& s = network.sizes();
@@ -261,7 +261,7 @@ std::pair<std::vector<int64_t>, std::vector<int64_t>> seen(int recent, int every
   const std::vector<int64_t> ids = sequence_context(window, frame);
   std::vector<ContextPage> context;
   for (const int64_t id : ids) context.push_back({nullptr, Mat4{}, id});
-  const Sight sight = sight_of(window, {.context = context, .frame = uint64_t(frame)});
+  const ContextSight sight = sight_of(window, {.context = context, .frame = uint64_t(frame)});
   check<Error>(frame == 0 || ids[size_t(sight.newest)] == frame - 1,
                "the newest is not the newest");
   check<Error>(int(ids.size()) <= window_size(window), "more than a window");

@@ -22,10 +22,10 @@ Tensor row_of(const Matrix& matrix, int64_t row) {
 
 }  // namespace
 
-Sight sight_of(const Sequence& window, const Shot& shot) {
+ContextSight sight_of(const Sequence& window, const Shot& shot) {
   const int64_t frame = int64_t(shot.frame);
   const int count = int(shot.context.size());
-  Sight sight{.first_global = count};
+  ContextSight sight{.first_global = count};
   for (int i = 0; i < count; ++i) {  // in the order of sequence_context
     const int64_t id = shot.context[size_t(i)].id;
     if (id == frame - 1) sight.newest = i;
@@ -205,7 +205,8 @@ void CausalDit::control(Backend& backend, const CausalWorkspace& w) const {
     if (block.fuse) block.fuse->c(backend, w.control_operand, row_of(w.fuse, block.fuse->row));
 }
 
-void CausalDit::gather(Backend& backend, const CausalWorkspace& w, const Sight& sight) const {
+void CausalDit::gather(Backend& backend, const CausalWorkspace& w,
+                       const ContextSight& sight) const {
   for (int first = 0, last = 0; first < sizes_.layers; first = last) {
     const bool global = sizes_.global(first);
     while (last < sizes_.layers && sizes_.global(last) == global) ++last;
@@ -273,7 +274,7 @@ void CausalDit::split(Backend& backend, const CausalWorkspace& w, int layer,
 }
 
 void CausalDit::attend(Backend& backend, const CausalWorkspace& w, int layer,
-                       const Sight& sight) const {
+                       const ContextSight& sight) const {
   backend.attention({.q = w.query.data(),
                      .context = w.slot(layer),
                      .y = w.attended.view().data,
@@ -302,7 +303,7 @@ void CausalDit::finish(Backend& backend, const CausalWorkspace& w, int layer,
 }
 
 void CausalDit::write(Backend& backend, const CausalWorkspace& w, float t,
-                      const Sight& sight) const {
+                      const ContextSight& sight) const {
   const int64_t time = time_index(t);
   in_(backend, w.x_operand, w.h);
   for (int l = 0; l < sizes_.layers; ++l) {
@@ -317,7 +318,7 @@ void CausalDit::write(Backend& backend, const CausalWorkspace& w, float t,
   out_(backend, w.normed, w.velocity);
 }
 
-void CausalDit::read(Backend& backend, const CausalWorkspace& w, const Sight& sight) const {
+void CausalDit::read(Backend& backend, const CausalWorkspace& w, const ContextSight& sight) const {
   const int64_t time = time_index(0);
   in_(backend, w.x_operand, w.h);
   for (int l = 0; l < sizes_.layers; ++l) {

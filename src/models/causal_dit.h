@@ -38,11 +38,11 @@ std::unique_ptr<Topology> open_causal_dit(const Section& root, Manifest& manifes
 
 // Of the pages of a shot: which the local layers attend to, from the first, and the global ones, to
 // the last; and the frame right before it, -1 if it is none of them.
-struct Sight {
+struct ContextSight {
   int local = 0, first_global = 0, global = 0;
   int newest = -1;
 };
-Sight sight_of(const Sequence& window, const Shot& shot);
+ContextSight sight_of(const Sequence& window, const Shot& shot);
 
 // Everything a pass writes. Slot 0 of a layer's context is the frame's own K/V.
 struct CausalWorkspace {
@@ -90,16 +90,16 @@ class CausalDit final : public Network {
 
   // Once for each shot: what its action adds to the layers, and its pages into the context.
   void control(Backend& backend, const CausalWorkspace& w) const;
-  void gather(Backend& backend, const CausalWorkspace& w, const Sight& sight) const;
+  void gather(Backend& backend, const CausalWorkspace& w, const ContextSight& sight) const;
 
   // w.codec.latent → w.x and its operand copy
   void tokenize(Backend& backend, const CausalWorkspace& w) const;
   void untokenize(Backend& backend, const CausalWorkspace& w) const;  // w.x → w.codec.squashed
 
   // The velocity of the noisy tokens in w.x_operand at t, a sigma of the manifest.
-  void write(Backend& backend, const CausalWorkspace& w, float t, const Sight& sight) const;
+  void write(Backend& backend, const CausalWorkspace& w, float t, const ContextSight& sight) const;
   // The page of the clean tokens in w.x_operand, but for the decoder's part.
-  void read(Backend& backend, const CausalWorkspace& w, const Sight& sight) const;
+  void read(Backend& backend, const CausalWorkspace& w, const ContextSight& sight) const;
 
  private:
   struct Fuse {
@@ -118,7 +118,8 @@ class CausalDit final : public Network {
   int64_t time_index(float t) const;
   Modulation modulation(int64_t time, int layer) const;
   const Matrix& keys_and_values(Backend& backend, const CausalWorkspace& w, int layer) const;
-  void attend(Backend& backend, const CausalWorkspace& w, int layer, const Sight& sight) const;
+  void attend(Backend& backend, const CausalWorkspace& w, int layer,
+              const ContextSight& sight) const;
   void split(Backend& backend, const CausalWorkspace& w, int layer, const StepInputs* page) const;
   void finish(Backend& backend, const CausalWorkspace& w, int layer, const Modulation& m) const;
 

@@ -10,8 +10,6 @@
 namespace rtfm {
 namespace {
 
-constexpr int kMaxTokens = 65536;
-
 class CausalDitTopology final : public Topology {
  public:
   explicit CausalDitTopology(const CausalDitSizes& sizes) : s_(sizes) {}
@@ -120,7 +118,7 @@ class CausalDitPasses final : public Passes {
   const CausalDit& network_;
   const std::map<int, std::vector<SamplerRow>>& samplers_;
   CausalWorkspace workspace_;
-  Sight sight_;
+  ContextSight sight_;
 };
 
 bool boolean(const Section& root, std::string_view key) {

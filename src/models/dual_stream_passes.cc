@@ -6,8 +6,6 @@
 namespace rtfm {
 namespace {
 
-constexpr int kMaxTokens = 65536;
-
 class DualStreamTopology final : public Topology {
  public:
   explicit DualStreamTopology(const DualStreamSizes& sizes) : s_(sizes) {}

@@ -7,8 +7,6 @@
 namespace rtfm {
 namespace {
 
-constexpr int kMaxTokens = 65536;
-
 class FrameDitTopology final : public Topology {
  public:
   explicit FrameDitTopology(const FrameDitSizes& sizes) : s_(sizes) {}

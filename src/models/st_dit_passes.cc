@@ -9,8 +9,6 @@
 namespace rtfm {
 namespace {
 
-constexpr int kMaxTokens = 65536;
-
 class StDitTopology final : public Topology {
  public:
   explicit StDitTopology(const StDitSizes& sizes) : s_(sizes) {}
