@@ -33,17 +33,24 @@ def points(view, r):
 
 
 def slack(view, offsets, origin, r):
-    """How far inside the view's frustum each point origin + offsets [n, 3] lies; < 0: outside."""
-    pose, (fx, fy) = view
-    x, y, z = ((offsets + (origin - pose[:3, 3])) @ pose[:3, :3]).T
+    """How far inside the view's frustum each point origin + offsets [n, 3] lies; < 0: outside.
+
+    Of many views at once if its parts are float64 [views, 4, 4] and [views, 2].
+    """
+    pose, focal = view
+    fx, fy = np.asarray(focal).T[..., None]
+    local = (offsets + (origin - pose[..., None, :3, 3])) @ pose[..., :3, :3]
+    x, y, z = np.moveaxis(local, -1, 0)
     sides = np.minimum(z * 0.5 / fx - np.abs(x), z * 0.5 / fy - np.abs(y))
     return np.minimum(np.minimum(z - r.near, r.far * 1.05 - z), sides)
 
 
 def masks(world, query, r):
     """(seen, sure): bool [n, 64], which samples each frame sees; whether none is in doubt."""
-    offsets, origin = points(query, r), query[0][:3, 3]
-    inside = np.array([slack(view, offsets, origin, r) for _, view in world]).reshape(-1, 64)
+    if not world:
+        return np.zeros((0, 64), bool), True
+    views = map(np.array, zip(*(view for _, view in world), strict=True))
+    inside = slack(views, points(query, r), query[0][:3, 3], r)
     return inside >= 0, bool((np.abs(inside) > DOUBT).all())
 
 
@@ -65,8 +72,8 @@ def choices(seen, taken):
     """(candidates, gain): the frames of equal merit of which the nearest comes next."""
     left = ~seen[taken].any(axis=0)
     free = [i for i in range(len(seen)) if i not in taken]
-    gains = {i: int((seen[i] & left).sum()) for i in free}
-    best = max(gains.values())
+    gains = (seen & left).sum(axis=1)
+    best = gains[free].max()
     if best > 0:
         return [i for i in free if gains[i] == best], best
     return [i for i in free if seen[i].any()] or free, 0
