@@ -75,13 +75,12 @@ def frames(device: str, rooms: int) -> dict[str, Any]:
     data = heldout.load_rooms()
     made: dict[str, list[np.ndarray]] = {p: [] for p in precisions(device)}
     for precision in made:
-        empty = _testing.Session(model_path("rooms"), device=device, precision=precision)
         for images, poses in zip(data.images[:rooms], data.poses, strict=False):
-            branch = empty.fork()
+            session = _testing.Session(model_path("rooms"), device=device, precision=precision)
             for image, pose in zip(images[:PICTURES], poses, strict=False):
-                branch.observe(image, pose)
+                session.observe(image, pose)
             for pose in poses[PICTURES:][:VIEWS]:
-                made[precision].append(branch.imagine(pose)["images"][-1])
+                made[precision].append(session.imagine(pose)["images"][-1])
     truth = data.images[:rooms, PICTURES:][:, :VIEWS].reshape(-1, *data.images.shape[2:])
     wide, narrow = made.values()
     between = [heldout.psnr(a, b) for a, b in zip(narrow, wide, strict=True)]
