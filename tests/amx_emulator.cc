@@ -223,7 +223,7 @@ Tiers wrapped_available_tiers() {
   const bool avx512 = tiers.front() == &rtfm::cpu::avx512::kernels;  // so amx is missing
   if (avx512 && rtfm::testing::install_amx_emulator()) {
     tiers.insert(tiers.begin(), &rtfm::cpu::amx::kernels);
-    tiers.push_back(&rtfm::cpu::amx_int8::kernels);  // behind vnni, which is real
+    tiers.push_back(&rtfm::cpu::amx_int8::kernels);  // behind vnni and avx_vnni, which are real
   }
 #endif
   return tiers;

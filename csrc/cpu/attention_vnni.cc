@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of the VNNI tier: scores in int8, weights in 13 bits times values in 12, the softmax
+// Attention of the VNNI tiers: scores in int8, weights in 13 bits times values in 12, the softmax
 // between them in f32 and online over chunks of keys.
 #include "csrc/cpu/attention.h"
 #include "csrc/cpu/slot.h"
@@ -28,13 +28,6 @@ struct Strip {  // of rows, and what has come to each
   vf total[kRows];  // of weights, each lane its own keys
 };
 
-// 2^x for x <= 0; relative error below 7.5e-5, less than a weight's last bit
-RTFM_INLINE vf exp2_coarse(vf x) {
-  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
-  const vf p = ((f * 7.8024521e-2f + 2.2606716e-1f) * f + 6.9583354e-1f) * f + 9.9992520e-1f;
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);  // p * 2^floor(x)
-}
-
 // Turns scores, powers of two, into weights beside the highest of their chunk, each multiplied by
 // its key's scale of V; the largest of those is returned.
 RTFM_INLINE float weigh(Strip& s, int64_t rows, const Chunk& c) {
@@ -46,7 +39,7 @@ RTFM_INLINE float weigh(Strip& s, int64_t rows, const Chunk& c) {
     for (int64_t j = c.keys; j < padded; ++j) row[j] = -1e30f;
     vf highest = load(row);
     for (int64_t j = VL; j < padded; j += VL) highest = max(highest, load(row + j));
-    peak[r] = _mm512_reduce_max_ps((__m512)highest);
+    peak[r] = highest_of(highest);
   }
   const vf before = load(s.top), chunk = load(peak), now = max(before, chunk);
   store(s.factor, exp2(before - now));
@@ -64,9 +57,8 @@ RTFM_INLINE float weigh(Strip& s, int64_t rows, const Chunk& c) {
     for (int64_t j = 0; j < padded; j += VL) {
       const vf w = exp2_coarse(load(row + j) - peak[r]);
       total += w;
-      const __m512i whole = _mm512_cvtps_epi32((__m512)(w * load(scales + j)));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(s.weights + r * kChunk + j),
-                         _mm512_cvtepi32_epi16(whole));
+      const vh words = __builtin_convertvector(rounded(w * load(scales + j)), vh);
+      std::memcpy(s.weights + r * kChunk + j, &words, sizeof words);
     }
     s.total[r] = s.total[r] * s.factor[r] + total * s.share[r];
   }
@@ -78,9 +70,9 @@ template <int R>
 static void add_values(Strip& s, const Chunk& c, int64_t depth, float unit) {
   for (int64_t d = 0; d < depth; d += kColumns)
     multiply<R>(s.weights, kChunk * 2, c.v + d * 4, depth * 4, (c.keys + 1) / 2, dot_words,
-                [&](int r, int half, __m512i sum) {
+                [&](int r, int half, vi sum) {
                   float* o = s.out + r * kMaxDepth + d + half * VL;
-                  const vf more = (vf)_mm512_cvtepi32_ps(sum);
+                  const vf more = __builtin_convertvector(sum, vf);
                   store(o, load(o) * s.factor[r] + more * (unit * s.share[r]));
                 });
 }

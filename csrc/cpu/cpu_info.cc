@@ -35,6 +35,13 @@ bool has_amx_int8() {
 }
 #endif
 
+#if defined(__x86_64__)
+bool has_avx_vnni() {  // unknown to __builtin_cpu_supports of clang 14
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
 }  // namespace
 
 std::vector<const Kernels*> available_tiers() {
@@ -56,8 +63,9 @@ std::vector<const Kernels*> available_tiers() {
 #if defined(RTFM_HAVE_AMX)
   if (amx && has_amx_int8()) tiers.push_back(&amx_int8::kernels);
 #endif
-#if defined(RTFM_HAVE_VNNI)
+#if defined(__x86_64__)
   if (avx512 && __builtin_cpu_supports("avx512vnni")) tiers.push_back(&vnni::kernels);
+  if (avx2 && has_avx_vnni()) tiers.push_back(&avx_vnni::kernels);
 #endif
   return tiers;
 }

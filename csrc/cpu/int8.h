@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows in int8 with a scale each, as the tiers with AVX-512 multiply them.
+// Rows in int8 with a scale each, as the tiers with AVX-512 or AVX-VNNI multiply them.
 #pragma once
 
 #include <immintrin.h>
@@ -8,7 +8,7 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kColumns = 32;  // of a panel of weights or keys
+constexpr int64_t kColumns = 2 * VL;  // of a panel of weights or keys
 
 RTFM_INLINE int64_t padded_depth(int64_t k) { return round_up(k, 64); }
 
@@ -24,10 +24,32 @@ RTFM_INLINE RowEnd end_of_row(const void* row, int64_t depth) {
   return end;
 }
 
-// What 16 sums over a row times columns + 128 stand for; unit: the columns' scales.
-RTFM_INLINE vf dequantized(__m512i sums, const RowEnd& end, vf unit) {
-  const __m512i exact = _mm512_sub_epi32(sums, _mm512_set1_epi32(end.offset));
-  return (vf)_mm512_cvtepi32_ps(exact) * end.scale * unit;
+// What sums over a row times columns + 128 stand for; unit: the columns' scales.
+RTFM_INLINE vf dequantized(vi sums, const RowEnd& end, vf unit) {
+  return __builtin_convertvector(sums - end.offset, vf) * end.scale * unit;
+}
+
+RTFM_INLINE vi load_words(const void* p) { return (vi)load(static_cast<const float*>(p)); }
+
+// To nearest, ties to even.
+RTFM_INLINE vi rounded(vf x) {
+#ifdef __AVX512F__
+  return (vi)_mm512_cvtps_epi32((__m512)x);
+#else
+  return (vi)_mm256_cvtps_epi32((__m256)x);
+#endif
+}
+
+// The low byte of each.
+RTFM_INLINE void store_bytes(void* p, vi v) {
+#ifdef __AVX512F__
+  const __m128i bytes = _mm512_cvtepi32_epi8((__m512i)v);
+#else
+  const __m256i halves = _mm256_shuffle_epi8((__m256i)v, _mm256_set1_epi32(0x0c080400));
+  const __m128i bytes =
+      _mm_unpacklo_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+#endif
+  std::memcpy(p, &bytes, size_t(VL));
 }
 
 RTFM_INLINE float unit_of(float peak, float most) { return peak > 0 ? peak / most : 1.f; }
@@ -39,7 +61,7 @@ RTFM_INLINE float peak_of(const T* x, int64_t count) {
     const vf v = load_some(x + j, n);
     peaks = max(peaks, max(v, -v));
   });
-  return _mm512_reduce_max_ps((__m512)peaks);
+  return highest_of(peaks);
 }
 
 // q: depth values, zeros from `count` on, then the RowEnd; depth is a multiple of 16
@@ -47,14 +69,14 @@ template <class T>
 RTFM_INLINE void quantize_row(const T* x, int64_t count, int64_t depth, int8_t* q) {
   const float unit = unit_of(peak_of(x, count), 127.f);
   const vf inverse = splat(1.f / unit);
-  __m512i sums = _mm512_setzero_si512();
+  vi sums{};
   for (int64_t j = 0; j < depth; j += VL) {
     const vf v = j < count ? load_some(x + j, least<int64_t>(VL, count - j)) * inverse : vf{};
-    const __m512i values = _mm512_cvtps_epi32((__m512)v);
-    sums = _mm512_add_epi32(sums, values);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + j), _mm512_cvtsepi32_epi8(values));
+    const vi values = rounded(v);
+    sums += values;
+    store_bytes(q + j, values);
   }
-  const RowEnd end{unit, 128 * _mm512_reduce_add_epi32(sums)};
+  const RowEnd end{unit, 128 * sum(sums)};
   std::memcpy(q + depth, &end, sizeof end);
 }
 

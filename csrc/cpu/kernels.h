@@ -72,5 +72,8 @@ extern const Kernels kernels;
 namespace vnni {
 extern const Kernels kernels;
 }
+namespace avx_vnni {
+extern const Kernels kernels;
+}
 
 }  // namespace rtfm::cpu

@@ -39,8 +39,8 @@ void matmul(const MatmulArgs& a, int64_t task, int64_t tasks) {
       for (int64_t r = 0; r < rows; ++r) {
         const RowEnd end = end_of_row(x + r * a.x_stride, depth);
         for (int64_t j = 0; j < kColumns; j += VL)
-          store(result + r * kColumns + j, dequantized(_mm512_load_si512(sums + r * kColumns + j),
-                                                       end, load(scales + p * kColumns + j)));
+          store(result + r * kColumns + j, dequantized(load_words(sums + r * kColumns + j), end,
+                                                       load(scales + p * kColumns + j)));
       }
       apply_epilogue(a, result, kColumns, m, rows, p * kColumns, kColumns);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What matmuls in int8 share. Weights have a scale for each output channel, rows of x one each,
-// made as they come. Weights are packed [n/32, k/4, 32 columns, 4] as w + 128, then their scales [n
-// padded].
+// made as they come. Weights are packed [n/kColumns, k/4, kColumns, 4] as w + 128, then their
+// scales [n padded].
 #include "csrc/cpu/int8.h"
 #include "csrc/cpu/matmul.h"
 #include "csrc/cpu/transpose.h"
@@ -25,9 +25,7 @@ void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) {
         const int64_t row = col + j / 4, at = i + j % 4 * VL;
         const bool there = row < n && at < k;
         const vf v = there ? load_some(w + row * k + at, least(VL, k - at)) / scales[row] : vf{};
-        const __m512i values =
-            _mm512_add_epi32(_mm512_cvtps_epi32((__m512)v), _mm512_set1_epi32(128));
-        _mm_store_si128(reinterpret_cast<__m128i*>(rows + j * VL), _mm512_cvtepi32_epi8(values));
+        store_bytes(rows + j * VL, rounded(v) + 128);
       }
       char* panel = out + col / kColumns * kColumns * depth + col % kColumns * 4;
       put_columns(reinterpret_cast<const float*>(rows), VL, VL, VL,

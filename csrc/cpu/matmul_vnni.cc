@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// int8 matmul of the VNNI tier.
+// int8 matmul of the VNNI tiers.
 #include "csrc/cpu/epilogue.h"
 #include "csrc/cpu/matmul.h"
 #include "csrc/cpu/micro_vnni.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kBlockRows = 4 * kRows;  // rows of x that stay near while the panels pass
+// Rows of x that stay near while the panels pass.
+constexpr int64_t kBlockRows = 60 / kRows * kRows;
 
 void matmul(const MatmulArgs& a, int64_t task, int64_t tasks) {
   const int64_t panels = round_up(a.n, kColumns) / kColumns, depth = padded_depth(a.k);

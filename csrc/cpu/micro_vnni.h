@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The integer register kernel of the VNNI tier: a strip of at most kRows rows times 32 columns,
-// four bytes of depth at a time, which are four int8 or two int16.
+// The integer register kernel of the VNNI tiers: a strip of at most kRows rows times kColumns
+// columns, four bytes of depth at a time, which are four int8 or two int16.
 #pragma once
 
 #include <type_traits>
@@ -9,8 +9,8 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int kRows = 14;      // 28 accumulators of 32 registers
-constexpr int64_t kAhead = 8;  // groups of depth that are fetched ahead
+constexpr int kRows = VL == 16 ? 14 : 6;  // 28 accumulators of 32 registers, or 12 of 16
+constexpr int64_t kAhead = 8;             // groups of depth that are fetched ahead
 
 // dot(sum, b, a) over groups of four bytes: a [R] rows, b [groups] of kColumns; strides in bytes.
 // take(row, half of the columns, sum) gets the results.
@@ -18,19 +18,18 @@ template <int R, class Dot, class Take>
 RTFM_INLINE void multiply(const void* a, int64_t a_stride, const void* b, int64_t b_stride,
                           int64_t groups, const Dot& dot, const Take& take) {
   const char *rows = static_cast<const char*>(a), *columns = static_cast<const char*>(b);
-  __m512i acc[R][2];
-  for (auto& row : acc) row[0] = row[1] = _mm512_setzero_si512();
+  vi acc[R][2] = {};
 #pragma GCC unroll 1
   for (int64_t i = 0; i < groups; ++i) {
     const char* group = columns + i * b_stride;
     __builtin_prefetch(group + kAhead * b_stride);
-    __builtin_prefetch(group + kAhead * b_stride + 64);
-    const __m512i b0 = _mm512_loadu_si512(group), b1 = _mm512_loadu_si512(group + 64);
+    if constexpr (kColumns * 4 > 64) __builtin_prefetch(group + kAhead * b_stride + 64);
+    const vi b0 = load_words(group), b1 = load_words(group + sizeof b0);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       int32_t four;
       std::memcpy(&four, rows + r * a_stride + i * 4, 4);
-      const __m512i x = _mm512_set1_epi32(four);
+      const vi x = four - vi{};
       acc[r][0] = dot(acc[r][0], b0, x);
       acc[r][1] = dot(acc[r][1], b1, x);
     }
@@ -40,14 +39,20 @@ RTFM_INLINE void multiply(const void* a, int64_t a_stride, const void* b, int64_
 }
 
 // Assembly, because GCC 12 copies every sum twice around its intrinsics. b unsigned, a signed.
-RTFM_INLINE __m512i dot_bytes(__m512i sum, __m512i b, __m512i a) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+#ifdef __AVX512VNNI__
+#define RTFM_PREFIX ""
+#else
+#define RTFM_PREFIX "%{vex%} "  // or assemblers take the form of AVX-512
+#endif
+RTFM_INLINE vi dot_bytes(vi sum, vi b, vi a) {
+  asm(RTFM_PREFIX "vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
   return sum;
 }
-RTFM_INLINE __m512i dot_words(__m512i sum, __m512i b, __m512i a) {
-  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+RTFM_INLINE vi dot_words(vi sum, vi b, vi a) {
+  asm(RTFM_PREFIX "vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
   return sum;
 }
+#undef RTFM_PREFIX
 
 // f with `rows`, 1 to kRows, as a constant.
 template <int R = kRows, class F>
@@ -60,16 +65,16 @@ RTFM_INLINE void with_rows(int64_t rows, const F& f) {
   }
 }
 
-// y[R, kColumns] = a · b with all scales: a rows of int8 with their RowEnd, b one panel of k + 128
+// y[R, kColumns] = a · b with all scales: a rows of int8 with their RowEnd, b a panel of k + 128.
+// Not inline, and scales are read last, so that GCC 12 keeps the sums in registers.
 template <int R>
-RTFM_INLINE void multiply_int8(const void* a, int64_t a_stride, const void* b, int64_t depth,
-                               const float* scales, float* y, int64_t y_stride) {
-  const vf units[2] = {load(scales), load(scales + VL)};
-  multiply<R>(a, a_stride, b, kColumns * 4, depth / 4, dot_bytes,
-              [&](int r, int half, __m512i sum) {
-                const RowEnd end = end_of_row(static_cast<const char*>(a) + r * a_stride, depth);
-                store(y + r * y_stride + half * VL, dequantized(sum, end, units[half]));
-              });
+__attribute__((noinline)) static void multiply_int8(const void* a, int64_t a_stride, const void* b,
+                                                    int64_t depth, const float* scales, float* y,
+                                                    int64_t y_stride) {
+  multiply<R>(a, a_stride, b, kColumns * 4, depth / 4, dot_bytes, [&](int r, int half, vi sum) {
+    const RowEnd end = end_of_row(static_cast<const char*>(a) + r * a_stride, depth);
+    store(y + r * y_stride + half * VL, dequantized(sum, end, load(scales + half * VL)));
+  });
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

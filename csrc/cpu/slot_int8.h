@@ -9,8 +9,8 @@ namespace rtfm::cpu::RTFM_TIER {
 
 constexpr float kMostValue = 2047.f;  // of V
 
-// A head of K: [keys/32, depth/4, 32 keys, 4] as k + 128, then [keys] scales
-// A head of V: [keys/2, depth, 2] int16, then [keys] scales; keys and depth padded to 32
+// A head of K: [keys/kColumns, depth/4, kColumns keys, 4] as k + 128, then [keys] scales
+// A head of V: [keys/2, depth, 2] int16, then [keys] scales; keys and depth padded to kColumns
 struct SlotLayout {
   int64_t keys, depth, heads;
   SlotLayout(int64_t heads, int64_t tokens, int64_t dim)
@@ -56,10 +56,10 @@ static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int6
     if (both) put_float(base + l.v_scales(head) + (first + i + 1) * 4, b);
     char* out = v + (first + i) / 2 * l.depth * 4;
     for_each_vector(dim, [&](int64_t d, int64_t n) {
-      const __m512i low = _mm512_cvtps_epi32((__m512)(load_some(even + d, n) * (1.f / a)));
-      const __m512i high = _mm512_cvtps_epi32((__m512)(load_some(odd + d, n) * (1.f / b)));
-      const __m512i pairs = _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
-      _mm512_storeu_si512(out + d * 4, pairs);
+      const vi low = rounded(load_some(even + d, n) * (1.f / a));
+      const vi high = rounded(load_some(odd + d, n) * (1.f / b));
+      const vi pairs = (low & 0xffff) | (high << 16);
+      std::memcpy(out + d * 4, &pairs, sizeof pairs);
     });
   }
 }

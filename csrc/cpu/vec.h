@@ -52,6 +52,10 @@ RTFM_INLINE vf fold(vf v, const F& f, std::index_sequence<I...> lanes) {
 RTFM_INLINE float sum(vf v) {
   return fold<VL / 2>(v, [](vf a, vf b) { return a + b; }, Lanes())[0];
 }
+RTFM_INLINE int32_t sum(vi v) {
+  const auto add = [](vf a, vf b) { return (vf)((vi)a + (vi)b); };
+  return ((vi)fold<VL / 2>((vf)v, add, Lanes()))[0];
+}
 RTFM_INLINE float highest_of(vf v) { return fold<VL / 2>(v, max, Lanes())[0]; }
 RTFM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 template <class T>
@@ -146,6 +150,7 @@ RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
 }
 
 // 2^x for x <= 127 with a relative error below 3e-7, exact for integers; below 2^-126 it ends in 0.
+// exp2_coarse: for x <= 0 with one below 7.5e-5; may end in 2^-125.
 #ifdef __AVX512F__
 RTFM_INLINE vf exp2(vf x) {
   const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
@@ -156,6 +161,11 @@ RTFM_INLINE vf exp2(vf x) {
   p = p * f + 6.93151312e-1f;
   p = p * f + 1.f;
   return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);  // p * 2^floor(x)
+}
+RTFM_INLINE vf exp2_coarse(vf x) {
+  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
+  const vf p = ((f * 7.8024521e-2f + 2.2606716e-1f) * f + 6.9583354e-1f) * f + 9.9992520e-1f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
 RTFM_INLINE vf reciprocal(vf x) {  // off by 1.2e-7 of itself at most
   const vf r = (vf)_mm512_rcp14_ps((__m512)x);
@@ -174,6 +184,13 @@ RTFM_INLINE vf exp2(vf x) {
   p = p * f + 1.f;
   const vi exponent = (vi)shifted << 23;
   return x > splat(-126.f) ? (vf)((vi)p + exponent) : vf{};
+}
+RTFM_INLINE vf exp2_coarse(vf x) {
+  x = max(x, splat(-125.f));
+  const vi exponent = __builtin_convertvector(x, vi);
+  const vf f = x - __builtin_convertvector(exponent, vf);  // in (-1, 0]
+  const vf p = ((f * 3.9012261e-2f + 2.3007036e-1f) * f + 6.9102071e-1f) * f + 9.9992521e-1f;
+  return (vf)((vi)p + (exponent << 23));
 }
 RTFM_INLINE vf reciprocal(vf x) { return 1.f / x; }
 #endif
