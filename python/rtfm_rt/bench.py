@@ -85,7 +85,7 @@ def machine() -> dict[str, Any]:
         fields = {key: value.lstrip("\t: ") for key, value in fields.items()}
         arm = [fields[key] for key in ("CPU implementer", "CPU part") if key in fields]
         processor = fields.get("model name", " ".join(arm) or processor)
-        known = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
+        known = {"avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}
         extensions = " ".join(sorted(known & set(fields.get("flags", "").split())))
     return {
         "processor": processor,

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole step in several devices or CPU tiers, interleaved, on one thread.
+
+    python benchmarks/tiers.py [cpu:avx2 cpu:avx_vnni ...] [--rounds 8] [--json FILE]
+
+Each remembers four pictures and steps along the same poses, of which none is kept. Needs the `test`
+extra for the models with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timing
+from against_torch import SHAPES
+from heldout import about, write_json
+from random_model import poses, write_random_model
+
+import rtfm_rt
+from rtfm_rt.bench import test_picture
+
+
+def remembering(model: str, device: str, pages: int) -> rtfm_rt.Session:
+    session = rtfm_rt.Session(model, device=device, threads=1, commit_below=0.0)
+    for i, pose in enumerate(poses(pages)):
+        session.observe(test_picture(session.image_size, i), pose)
+    return session
+
+
+def race(model: str, devices: list[str], pages: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of a step, device by device."""
+    sessions = {device: remembering(model, device, pages) for device in devices}
+    ahead = {device: itertools.cycle(poses(pages + 4)) for device in devices}
+    calls = {d: (lambda d=d: sessions[d].step(next(ahead[d]))) for d in devices}
+    return {d: timing.summary(s) for d, s in timing.interleave(calls, rounds, 4, 1).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("devices", nargs="*", default=["cpu:avx2", "cpu:avx_vnni"])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    results = {}
+    for name, (config, pages) in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.safetensors"
+            if config:
+                write_random_model(path, config)
+            row = race(str(path) if config else "rooms", args.devices, pages, args.rounds)
+        print(name, {device: figures["p50_ms"] for device, figures in row.items()}, flush=True)
+        results[name] = row
+    if args.json:
+        session = rtfm_rt.Session("rooms", device=args.devices[-1], threads=1)
+        write_json(args.json, about(session), steps=results)
+
+
+if __name__ == "__main__":
+    main()
