@@ -33,7 +33,7 @@ NOISE_TOLERANCE = 1e-6  # absolute, from the reference: any two devices are with
 
 # Tiers that multiply in int8, the best one first, and the exact ones they are otherwise.
 # test_int8.py has them.
-INT8 = {"amx_int8": "amx", "vnni": "avx512", "avx_vnni": "avx2"}
+INT8 = {"amx_int8": "amx", "vnni": "avx512", "avx_vnni": "avx2", "sdot": "portable"}
 
 # rows, n, k: tails of every tier's tiles (6 to 32 rows, 8 to 32 columns, depth 2 to 32), deep sums,
 # more than one part of the rows and of the depth

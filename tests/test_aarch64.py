@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import action_models
+import cases
+import reference
 import rtfm_rt
 from models import turn, write_model
 from rtfm_rt.reference import Config
@@ -27,8 +29,8 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.joi
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tests/walk.cc with the runtime as CMake builds it there."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tests/walk.cc and tests/product.cc and the runtime as CMake builds it there."""
     folder = tmp_path_factory.mktemp("aarch64")
     options = {
         "RTFM_PYTHON": "OFF",
@@ -40,20 +42,32 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "CMAKE_UNITY_BUILD": "ON",  # of the runtime: headers are read once for 8 files
     }
     defined = [f"-D{name}={value}" for name, value in options.items()]
-    parts = [str(ROOT / "tests" / "walk.cc"), f"{folder}/librtfm.a"]
+    compile_static = [COMPILER, "-std=c++20", "-static", f"-I{ROOT}"]
     for command in (
         ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *defined],
         ["cmake", "--build", str(folder)],
-        [COMPILER, "-std=c++20", "-static", f"-I{ROOT}", *parts, "-o", f"{folder}/walk"],
+        *(
+            [*compile_static, f"{ROOT}/tests/{name}.cc", f"{folder}/librtfm.a", "-o", folder / name]
+            for name in ("walk", "product")
+        ),
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "walk"
+    return folder
+
+
+def emulate(*command: object, given: bytes, cpu: str = "max") -> bytes:
+    done = subprocess.run(
+        [EMULATOR, "-cpu", cpu, *map(str, command)], input=given, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("kind", ["poses", "keep", "causal"])
-def test_a_walk_on_aarch64(walk, tmp_path, rng, kind):
-    """The frames of the same tier here, but for the last bits that fused multiply-adds change."""
+def test_a_walk_on_aarch64(built, tmp_path, rng, kind):
+    """The frames of the same tier here, but for the last bits that fused multiply-adds change; in
+    int8 others, though not very."""
     path = str(tmp_path / "model.safetensors")
     if kind == "poses":
         write_model(Path(path), CONFIG)
@@ -71,8 +85,26 @@ def test_a_walk_on_aarch64(walk, tmp_path, rng, kind):
     want = np.stack([frame.images for frame in frames]).astype(int)
     given = picture.tobytes() + np.stack(poses).tobytes()
     for threads in 1, 3:
-        command = [EMULATOR, walk, path, str(threads)]
-        done = subprocess.run(command, input=given, capture_output=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        got = np.frombuffer(done.stdout, np.uint8).reshape(want.shape)
-        assert np.abs(got - want).max() <= 1
+        for precision in "float32", "int8":
+            done = emulate(built / "walk", path, threads, precision, given=given)
+            difference = np.abs(np.frombuffer(done, np.uint8).reshape(want.shape) - want)
+            if precision == "float32":
+                assert difference.max() <= 1
+            else:
+                assert 0 < difference.mean() < 4
+
+
+@pytest.mark.parametrize("case", cases.MATMULS, ids=cases.name)
+def test_a_product_in_int8_on_aarch64(built, rng, case):
+    """Beside the same roundings, as in test_int8.py."""
+    arguments = cases.matmul(case, "store", rng) | {"bias": None}
+    given = arguments["x"].tobytes() + arguments["w"].tobytes()
+    done = emulate(built / "product", *case, "int8", given=given)
+    got = np.frombuffer(done, np.float32).reshape(case[:2])
+    cases.assert_close(got, reference.matmul(**arguments, precision="int8"), "tensor")
+
+
+def test_int8_wants_sdot(built):
+    """Which the processor of a Jetson Nano lacks."""
+    with pytest.raises(AssertionError, match=r"with int8; this CPU .* SDOT"):
+        emulate(built / "product", 1, 1, 1, "int8", given=bytes(8), cpu="cortex-a57")

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A walk without Python: walk MODEL THREADS, which reads a picture and poses and writes frames.
+// A walk without Python: walk MODEL THREADS PRECISION, which reads a picture and poses and writes
+// frames.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -7,7 +8,7 @@
 #include "src/session.h"
 
 int main(int, char** argv) {
-  const auto model = std::make_shared<rtfm::Model>(argv[1], "cpu", "auto");
+  const auto model = std::make_shared<rtfm::Model>(argv[1], "cpu", argv[3]);
   const rtfm::Manifest& manifest = model->manifest();
   rtfm::SessionOptions options;
   options.seed = 7, options.threads = std::atoi(argv[2]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// f32 attention of the portable, AVX2 and AVX-512 tiers: online softmax over chunks of keys, for a
-// panel of queries side by side. Keys and values are read as pages hold them, and a vector of
+// f32 attention of the portable, AVX2, AVX-512 and SDOT tiers: online softmax over chunks of keys,
+// for a panel of queries side by side. Keys and values are read as pages hold them, and a vector of
 // scores is of one key, so that no maximum and no sum crosses lanes.
 // A running maximum is needed in spite of QK-norm: a far camera's transform lengthens its keys
 // freely.

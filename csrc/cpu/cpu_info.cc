@@ -5,6 +5,7 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -66,6 +67,8 @@ std::vector<const Kernels*> available_tiers() {
 #if defined(__x86_64__)
   if (avx512 && __builtin_cpu_supports("avx512vnni")) tiers.push_back(&vnni::kernels);
   if (avx2 && has_avx_vnni()) tiers.push_back(&avx_vnni::kernels);
+#elif defined(__aarch64__) && defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) tiers.push_back(&sdot::kernels);
 #endif
   return tiers;
 }

@@ -75,5 +75,8 @@ extern const Kernels kernels;
 namespace avx_vnni {
 extern const Kernels kernels;
 }
+namespace sdot {
+extern const Kernels kernels;
+}
 
 }  // namespace rtfm::cpu

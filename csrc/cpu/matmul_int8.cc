@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What matmuls in int8 share. Weights have a scale for each output channel, rows of x one each,
-// made as they come. Weights are packed [n/kColumns, k/4, kColumns, 4] as w + 128, then their
+// made as they come. Weights are packed [n/kColumns, k/4, kColumns, 4] as w + kBias, then their
 // scales [n padded].
 #include "csrc/cpu/int8.h"
 #include "csrc/cpu/matmul.h"
@@ -25,7 +25,7 @@ void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) {
         const int64_t row = col + j / 4, at = i + j % 4 * VL;
         const bool there = row < n && at < k;
         const vf v = there ? load_some(w + row * k + at, least(VL, k - at)) / scales[row] : vf{};
-        store_bytes(rows + j * VL, rounded(v) + 128);
+        store_bytes(rows + j * VL, rounded(v) + kBias);
       }
       char* panel = out + col / kColumns * kColumns * depth + col % kColumns * 4;
       put_columns(reinterpret_cast<const float*>(rows), VL, VL, VL,

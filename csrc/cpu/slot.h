@@ -6,7 +6,7 @@
 
 #if defined(RTFM_BF16)
 #include "csrc/cpu/slot_bf16.h"
-#elif defined(RTFM_INT8)
+#elif defined(RTFM_INT8) && !defined(__aarch64__)  // SDOT does not multiply the int16 of V
 #include "csrc/cpu/slot_int8.h"
 #else
 #include "csrc/cpu/slot_f32.h"

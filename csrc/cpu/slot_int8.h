@@ -2,7 +2,7 @@
 // K in int8, V in 12 bits, queries in int8: each token of a head has a scale of its own.
 #pragma once
 
-#include "csrc/cpu/micro_vnni.h"
+#include "csrc/cpu/micro_int8.h"
 #include "csrc/cpu/transpose.h"
 
 namespace rtfm::cpu::RTFM_TIER {

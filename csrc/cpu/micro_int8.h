@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The integer register kernel of the VNNI tiers: a strip of at most kRows rows times kColumns
+// The integer register kernel of VNNI and SDOT: a strip of at most kRows rows times kColumns
 // columns, four bytes of depth at a time, which are four int8 or two int16.
 #pragma once
 
@@ -9,8 +9,15 @@
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int kRows = VL == 16 ? 14 : 6;  // 28 accumulators of 32 registers, or 12 of 16
-constexpr int64_t kAhead = 8;             // groups of depth that are fetched ahead
+// Accumulators fill the registers: 28 of 32 with AVX-512, 24 of 32 on aarch64, 12 of 16 otherwise.
+#if RTFM_VEC_BYTES == 64
+constexpr int kRows = 14;
+#elif defined(__aarch64__)
+constexpr int kRows = 12;
+#else
+constexpr int kRows = 6;
+#endif
+constexpr int64_t kAhead = 8;  // groups of depth that are fetched ahead
 
 // dot(sum, b, a) over groups of four bytes: a [R] rows, b [groups] of kColumns; strides in bytes.
 // take(row, half of the columns, sum) gets the results.
@@ -29,30 +36,37 @@ RTFM_INLINE void multiply(const void* a, int64_t a_stride, const void* b, int64_
     for (int r = 0; r < R; ++r) {
       int32_t four;
       std::memcpy(&four, rows + r * a_stride + i * 4, 4);
-      const vi x = four - vi{};
-      acc[r][0] = dot(acc[r][0], b0, x);
-      acc[r][1] = dot(acc[r][1], b1, x);
+      acc[r][0] = dot(acc[r][0], b0, four);
+      acc[r][1] = dot(acc[r][1], b1, four);
     }
   }
 #pragma GCC unroll 16  // an index that varies would keep acc in memory, in the loop above too
   for (int r = 0; r < R; ++r) take(r, 0, acc[r][0]), take(r, 1, acc[r][1]);
 }
 
-// Assembly, because GCC 12 copies every sum twice around its intrinsics. b unsigned, a signed.
+// Assembly, because GCC 12 copies every sum twice around its intrinsics. a signed; b unsigned with
+// VNNI, signed with SDOT.
+#ifdef __aarch64__
+RTFM_INLINE vi dot_bytes(vi sum, vi b, int32_t a) {
+  asm("sdot %0.4s, %1.16b, %2.4b[0]" : "+w"(sum) : "w"(b), "w"(a));
+  return sum;
+}
+#else
 #ifdef __AVX512VNNI__
 #define RTFM_PREFIX ""
 #else
 #define RTFM_PREFIX "%{vex%} "  // or assemblers take the form of AVX-512
 #endif
-RTFM_INLINE vi dot_bytes(vi sum, vi b, vi a) {
-  asm(RTFM_PREFIX "vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+RTFM_INLINE vi dot_bytes(vi sum, vi b, int32_t a) {
+  asm(RTFM_PREFIX "vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a - vi{}));
   return sum;
 }
-RTFM_INLINE vi dot_words(vi sum, vi b, vi a) {
-  asm(RTFM_PREFIX "vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+RTFM_INLINE vi dot_words(vi sum, vi b, int32_t a) {
+  asm(RTFM_PREFIX "vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a - vi{}));
   return sum;
 }
 #undef RTFM_PREFIX
+#endif
 
 // f with `rows`, 1 to kRows, as a constant.
 template <int R = kRows, class F>
@@ -65,7 +79,7 @@ RTFM_INLINE void with_rows(int64_t rows, const F& f) {
   }
 }
 
-// y[R, kColumns] = a · b with all scales: a rows of int8 with their RowEnd, b a panel of k + 128.
+// y[R, kColumns] = a · b with all scales: a rows of int8 with their RowEnd, b a panel of k + kBias.
 // Not inline, and scales are read last, so that GCC 12 keeps the sums in registers.
 template <int R>
 __attribute__((noinline)) static void multiply_int8(const void* a, int64_t a_stride, const void* b,

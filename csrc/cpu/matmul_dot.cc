@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// int8 matmul of the VNNI tiers.
+// int8 matmul of the tiers of VNNI and SDOT.
 #include "csrc/cpu/epilogue.h"
 #include "csrc/cpu/matmul.h"
-#include "csrc/cpu/micro_vnni.h"
+#include "csrc/cpu/micro_int8.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
