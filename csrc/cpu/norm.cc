@@ -89,10 +89,7 @@ RTFM_INLINE void norm_rope(const float* x, const float* gain, const float* cos, 
 RTFM_INLINE void to_page(const QkvSplitArgs& a, int64_t at, int64_t count, const float* rows,
                          int64_t stride) {
   Operand* page = static_cast<Operand*>(a.inputs->page) + at;
-  for (int64_t i = 0; i < count; ++i)
-    for_each_vector(a.dim, [&](int64_t d, int64_t n) {
-      store_some(page + i * a.dim + d, load_some(rows + i * stride + d, n), n);
-    });
+  for (int64_t i = 0; i < count; ++i) copy_row(rows + i * stride, a.dim, page + i * a.dim);
 }
 
 int64_t qkv_split_tasks(const QkvSplitArgs& a, int) {
@@ -168,11 +165,8 @@ RTFM_INLINE void transformed(const void* page, int64_t at, int64_t count, int64_
                      m2 * spread<2>(v, Lanes()) + m3 * spread<3>(v, Lanes()),
                  n);
     };
-    const auto same = [&](int64_t d, int64_t n) {
-      store_some(rows + i * dim + camera_dims + d, load_some(in + i * dim + camera_dims + d, n), n);
-    };
     for_each_vector(camera_dims, moved);
-    for_each_vector(dim - camera_dims, same);
+    copy_row(in + i * dim + camera_dims, dim - camera_dims, rows + i * dim + camera_dims);
   }
 }
 

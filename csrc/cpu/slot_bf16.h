@@ -44,10 +44,7 @@ static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int6
   alignas(64) Operand rows[16 * 256];  // heads have 256 dims at most
   for (int64_t i = 0; i < count; i += 16) {
     const int64_t tokens = least<int64_t>(16, count - i);
-    for (int64_t j = 0; j < tokens; ++j)
-      for_each_vector(dim, [&](int64_t d, int64_t n) {
-        store_some(rows + j * 256 + d, load_some(keys + (i + j) * dim + d, n), n);
-      });
+    for (int64_t j = 0; j < tokens; ++j) copy_row(keys + (i + j) * dim, dim, rows + j * 256);
     put_columns(reinterpret_cast<const float*>(rows), 128, tokens, dim / 2,
                 reinterpret_cast<float*>(k + (first + i) * l.depth), 16);
   }
@@ -70,10 +67,7 @@ RTFM_INLINE int64_t query_stride(int64_t dim) {
 RTFM_INLINE void pack_queries(void* head, int64_t first, int64_t count, int64_t dim,
                               const float* queries) {
   Operand* out = static_cast<Operand*>(head) + first * round_up(dim, 32);
-  for (int64_t i = 0; i < count; ++i)
-    for_each_vector(dim, [&](int64_t d, int64_t n) {
-      store_some(out + i * round_up(dim, 32) + d, load_some(queries + i * dim + d, n), n);
-    });
+  for (int64_t i = 0; i < count; ++i) copy_row(queries + i * dim, dim, out + i * round_up(dim, 32));
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

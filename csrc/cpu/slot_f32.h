@@ -33,10 +33,7 @@ static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int6
   float* data = reinterpret_cast<float*>(static_cast<char*>(slot) + SlotLayout::kHead);
   float *k = data + l.k(head) + first * dim, *v = data + l.v(head) + first * dim;
   std::memcpy(k, keys, size_t(count * dim) * 4);
-  for (int64_t i = 0; i < count; ++i)
-    for_each_vector(dim, [&](int64_t d, int64_t n) {
-      store_some(v + i * dim + d, load_some(values + i * value_stride + d, n), n);
-    });
+  for (int64_t i = 0; i < count; ++i) copy_row(values + i * value_stride, dim, v + i * dim);
 }
 
 // Queries: [heads, padded tokens / NR] panels [dim, NR].

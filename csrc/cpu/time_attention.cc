@@ -58,11 +58,6 @@ RTFM_INLINE void add_values(const TimeAttentionArgs& a, const float* weights, co
     });
 }
 
-RTFM_INLINE void to_operands(const float* from, Operand* to, int64_t count) {
-  for_each_vector(count,
-                  [&](int64_t j, int64_t n) { store_some(to + j, load_some(from + j, n), n); });
-}
-
 int64_t time_attention_tasks(const TimeAttentionArgs& a, int) { return a.tokens; }
 
 void time_attention(const TimeAttentionArgs& a, int64_t token, int64_t) {
@@ -71,8 +66,8 @@ void time_attention(const TimeAttentionArgs& a, int64_t token, int64_t) {
   const float *q = a.q + token * a.stride, *k = a.k + token * a.stride, *v = a.v + token * a.stride;
   if (a.inputs->page) {
     Operand* page = static_cast<Operand*>(a.inputs->page) + at;
-    to_operands(k, page, width);
-    to_operands(v, page + half, width);
+    copy_row(k, width, page);
+    copy_row(v, width, page + half);
   }
   if (!a.y) return;
   alignas(64) float scores[(1 + kMaxPages) * kMaxHeads], out[kMaxWidth];
@@ -86,7 +81,7 @@ void time_attention(const TimeAttentionArgs& a, int64_t token, int64_t) {
   add_values(a, scores, v, out);
   for (int64_t i = 0; i < a.pages; ++i)
     add_values(a, scores + (1 + i) * kMaxHeads, page(i) + half, out);
-  to_operands(out, static_cast<Operand*>(a.y) + token * a.y_stride, width);
+  copy_row(out, width, static_cast<Operand*>(a.y) + token * a.y_stride);
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

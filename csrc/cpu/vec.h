@@ -149,6 +149,13 @@ RTFM_INLINE void store_some(T* p, vf v, int64_t count) {
     store_part(p, v, count);
 }
 
+// A row of numbers, from operands to f32, back, or as they are.
+template <class From, class To>
+RTFM_INLINE void copy_row(const From* from, int64_t count, To* to) {
+  for_each_vector(count,
+                  [&](int64_t j, int64_t n) { store_some(to + j, load_some(from + j, n), n); });
+}
+
 // 2^x for x <= 127 with a relative error below 3e-7, exact for integers; below 2^-126 it ends in 0.
 // exp2_coarse: for x <= 0 with one below 7.5e-5; may end in 2^-125.
 #ifdef __AVX512F__
