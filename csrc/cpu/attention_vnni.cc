@@ -11,7 +11,7 @@ constexpr float kMostWeight = 8191.f;
 constexpr int64_t kMaxDepth = 256;
 
 int64_t attention_tasks(const AttentionArgs& a, int) {
-  return a.heads * (round_up(a.tokens, kRows) / kRows);
+  return a.heads * (round_up(a.tokens, MR) / MR);
 }
 
 struct Chunk {  // of one head of a slot
@@ -21,11 +21,11 @@ struct Chunk {  // of one head of a slot
 };
 
 struct Strip {  // of rows, and what has come to each
-  alignas(64) float scores[kRows * kChunk];
-  alignas(64) int16_t weights[kRows * kChunk];
-  alignas(64) float out[kRows * kMaxDepth];
+  alignas(64) float scores[MR * kChunk];
+  alignas(64) int16_t weights[MR * kChunk];
+  alignas(64) float out[MR * kMaxDepth];
   alignas(64) float top[VL], factor[VL], share[VL];
-  vf total[kRows];  // of weights, each lane its own keys
+  vf total[MR];  // of weights, each lane its own keys
 };
 
 // Turns scores, powers of two, into weights beside the highest of their chunk, each multiplied by
@@ -68,7 +68,7 @@ RTFM_INLINE float weigh(Strip& s, int64_t rows, const Chunk& c) {
 // out[R, depth] = out * factor + weights · v, which are `unit` each
 template <int R>
 static void add_values(Strip& s, const Chunk& c, int64_t depth, float unit) {
-  for (int64_t d = 0; d < depth; d += kColumns)
+  for (int64_t d = 0; d < depth; d += NR)
     multiply<R>(s.weights, kChunk * 2, c.v + d * 4, depth * 4, (c.keys + 1) / 2, dot_words,
                 [&](int r, int half, vi sum) {
                   float* o = s.out + r * kMaxDepth + d + half * VL;
@@ -80,10 +80,10 @@ static void add_values(Strip& s, const Chunk& c, int64_t depth, float unit) {
 void attention(const AttentionArgs& a, int64_t task, int64_t) {
   const SlotLayout layout(a.kv_heads, a.tokens, a.dim);
   // head by head, so that the keys and values of one stay near while its strips pass
-  const int64_t strips = round_up(a.tokens, kRows) / kRows;
-  const int64_t head = task / strips, first = task % strips * kRows, depth = layout.depth;
+  const int64_t strips = round_up(a.tokens, MR) / MR;
+  const int64_t head = task / strips, first = task % strips * MR, depth = layout.depth;
   const int64_t kv_head = head * a.kv_heads / a.heads, stride = query_stride(a.dim);
-  const int64_t rows = least<int64_t>(kRows, a.tokens - first);
+  const int64_t rows = least<int64_t>(MR, a.tokens - first);
   const char* q = static_cast<const char*>(a.q) + (head * round_up(a.tokens, 32) + first) * stride;
 
   Strip strip;
@@ -101,7 +101,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
                         .v_scales = v_scales + j,
                         .keys = least(kChunk, a.tokens - j)};
       with_rows(rows, [&](auto r) {
-        for (int64_t p = 0; p < chunk.keys; p += kColumns)
+        for (int64_t p = 0; p < chunk.keys; p += NR)
           multiply_int8<r()>(q, stride, chunk.k + p * depth, depth, chunk.k_scales + p,
                              strip.scores + p, kChunk);
       });

@@ -8,11 +8,10 @@
 #include <immintrin.h>
 #endif
 
-#include "csrc/cpu/vec.h"
+#include "csrc/cpu/strip.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-constexpr int64_t kColumns = 2 * VL;  // of a panel of weights or keys
 #ifdef __aarch64__
 constexpr int kBias = 0;
 #else

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What matmuls in int8 share. Weights have a scale for each output channel, rows of x one each,
-// made as they come. Weights are packed [n/kColumns, k/4, kColumns, 4] as w + kBias, then their
+// made as they come. Weights are packed [n/NR, k/4, NR, 4] as w + kBias, then their
 // scales [n padded].
 #include "csrc/cpu/int8.h"
 #include "csrc/cpu/matmul.h"
@@ -9,11 +9,11 @@
 namespace rtfm::cpu::RTFM_TIER {
 
 int64_t weight_bytes(int64_t n, int64_t k, DType) {
-  return round_up(n, kColumns) * (padded_depth(k) + int64_t(sizeof(float)));
+  return round_up(n, NR) * (padded_depth(k) + int64_t(sizeof(float)));
 }
 
 void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) {
-  const int64_t depth = padded_depth(k), columns = round_up(n, kColumns);
+  const int64_t depth = padded_depth(k), columns = round_up(n, NR);
   char* out = static_cast<char*>(packed);
   float* scales = reinterpret_cast<float*>(out + columns * depth);
   for (int64_t col = 0; col < columns; ++col)
@@ -27,9 +27,9 @@ void pack_weight(const float* w, int64_t n, int64_t k, DType, void* packed) {
         const vf v = there ? load_some(w + row * k + at, least(VL, k - at)) / scales[row] : vf{};
         store_bytes(rows + j * VL, rounded(v) + kBias);
       }
-      char* panel = out + col / kColumns * kColumns * depth + col % kColumns * 4;
+      char* panel = out + col / NR * NR * depth + col % NR * 4;
       put_columns(reinterpret_cast<const float*>(rows), VL, VL, VL,
-                  reinterpret_cast<float*>(panel + i * kColumns), kColumns);
+                  reinterpret_cast<float*>(panel + i * NR), NR);
     }
 }
 
@@ -46,7 +46,7 @@ void quantize(const QuantizeArgs& a, int64_t task, int64_t tasks) {
 }
 
 int64_t matmul_tasks(const MatmulArgs& a, int threads) {
-  return least<int64_t>(round_up(a.n, kColumns) / kColumns, threads == 1 ? 1 : 6 * threads);
+  return least<int64_t>(round_up(a.n, NR) / NR, threads == 1 ? 1 : 6 * threads);
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -3,20 +3,9 @@
 // columns.
 #pragma once
 
-#include "csrc/cpu/vec.h"
+#include "csrc/cpu/strip.h"
 
 namespace rtfm::cpu::RTFM_TIER {
-
-// Accumulators fill the register file: 28 of 32 with AVX-512, 24 of 32 on aarch64, 12 of 16
-// otherwise.
-#if RTFM_VEC_BYTES == 64
-constexpr int MR = 14;
-#elif defined(__aarch64__)
-constexpr int MR = 12;
-#else
-constexpr int MR = 6;
-#endif
-constexpr int64_t NR = 2 * VL;
 
 // Rows of NR columns that lie `stride` floats apart.
 struct Panel {
@@ -78,15 +67,10 @@ static __attribute__((noinline)) void strip(const A& a, const B& b, int64_t k, f
   for (int r = 0; r < R; ++r) store(c + r * ldc, acc[r][0]), store(c + r * ldc + VL, acc[r][1]);
 }
 
-template <int R = MR, class A, class B>
+template <class A, class B>
 static void multiply(int64_t rows, const A& a, const B& b, int64_t k, float* c, int64_t ldc,
                      bool accumulate) {
-  if constexpr (R > 0) {
-    if (rows == R)
-      strip<R>(a, b, k, c, ldc, accumulate);
-    else
-      multiply<R - 1>(rows, a, b, k, c, ldc, accumulate);
-  }
+  with_rows(rows, [&](auto r) { strip<r()>(a, b, k, c, ldc, accumulate); });
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

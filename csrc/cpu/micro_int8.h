@@ -1,25 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The integer register kernel of VNNI and SDOT: a strip of at most kRows rows times kColumns
-// columns, four bytes of depth at a time, which are four int8 or two int16.
+// The integer register kernel of VNNI and SDOT: a strip of at most MR rows times NR columns,
+// four bytes of depth at a time, which are four int8 or two int16.
 #pragma once
-
-#include <type_traits>
 
 #include "csrc/cpu/int8.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-// Accumulators fill the registers: 28 of 32 with AVX-512, 24 of 32 on aarch64, 12 of 16 otherwise.
-#if RTFM_VEC_BYTES == 64
-constexpr int kRows = 14;
-#elif defined(__aarch64__)
-constexpr int kRows = 12;
-#else
-constexpr int kRows = 6;
-#endif
 constexpr int64_t kAhead = 8;  // groups of depth that are fetched ahead
 
-// dot(sum, b, a) over groups of four bytes: a [R] rows, b [groups] of kColumns; strides in bytes.
+// dot(sum, b, a) over groups of four bytes: a [R] rows, b [groups] of NR; strides in bytes.
 // take(row, half of the columns, sum) gets the results.
 template <int R, class Dot, class Take>
 RTFM_INLINE void multiply(const void* a, int64_t a_stride, const void* b, int64_t b_stride,
@@ -30,7 +20,7 @@ RTFM_INLINE void multiply(const void* a, int64_t a_stride, const void* b, int64_
   for (int64_t i = 0; i < groups; ++i) {
     const char* group = columns + i * b_stride;
     __builtin_prefetch(group + kAhead * b_stride);
-    if constexpr (kColumns * 4 > 64) __builtin_prefetch(group + kAhead * b_stride + 64);
+    if constexpr (NR * 4 > 64) __builtin_prefetch(group + kAhead * b_stride + 64);
     const vi b0 = load_words(group), b1 = load_words(group + sizeof b0);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -68,24 +58,13 @@ RTFM_INLINE vi dot_words(vi sum, vi b, int32_t a) {
 #undef RTFM_PREFIX
 #endif
 
-// f with `rows`, 1 to kRows, as a constant.
-template <int R = kRows, class F>
-RTFM_INLINE void with_rows(int64_t rows, const F& f) {
-  if constexpr (R > 0) {
-    if (rows == R)
-      f(std::integral_constant<int, R>());
-    else
-      with_rows<R - 1>(rows, f);
-  }
-}
-
-// y[R, kColumns] = a · b with all scales: a rows of int8 with their RowEnd, b a panel of k + kBias.
+// y[R, NR] = a · b with all scales: a rows of int8 with their RowEnd, b a panel of k + kBias.
 // Not inline, and scales are read last, so that GCC 12 keeps the sums in registers.
 template <int R>
 __attribute__((noinline)) static void multiply_int8(const void* a, int64_t a_stride, const void* b,
                                                     int64_t depth, const float* scales, float* y,
                                                     int64_t y_stride) {
-  multiply<R>(a, a_stride, b, kColumns * 4, depth / 4, dot_bytes, [&](int r, int half, vi sum) {
+  multiply<R>(a, a_stride, b, NR * 4, depth / 4, dot_bytes, [&](int r, int half, vi sum) {
     const RowEnd end = end_of_row(static_cast<const char*>(a) + r * a_stride, depth);
     store(y + r * y_stride + half * VL, dequantized(sum, end, load(scales + half * VL)));
   });

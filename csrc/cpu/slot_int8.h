@@ -9,12 +9,12 @@ namespace rtfm::cpu::RTFM_TIER {
 
 constexpr float kMostValue = 2047.f;  // of V
 
-// A head of K: [keys/kColumns, depth/4, kColumns keys, 4] as k + 128, then [keys] scales
-// A head of V: [keys/2, depth, 2] int16, then [keys] scales; keys and depth padded to kColumns
+// A head of K: [keys/NR, depth/4, NR keys, 4] as k + 128, then [keys] scales
+// A head of V: [keys/2, depth, 2] int16, then [keys] scales; keys and depth padded to NR
 struct SlotLayout {
   int64_t keys, depth, heads;
   SlotLayout(int64_t heads, int64_t tokens, int64_t dim)
-      : keys(round_up(tokens, kColumns)), depth(round_up(dim, kColumns)), heads(heads) {}
+      : keys(round_up(tokens, NR)), depth(round_up(dim, NR)), heads(heads) {}
   int64_t bytes() const { return heads * keys * (3 * depth + 8); }
   int64_t k(int64_t head) const { return head * keys * (depth + 4); }  // where it begins
   int64_t v(int64_t head) const { return k(heads) + head * keys * (2 * depth + 4); }
@@ -44,8 +44,7 @@ static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int6
       for (int64_t d = 0; d < l.depth; ++d) row[d] = int8_t(row[d] ^ 0x80);  // + 128
     }
     put_columns(reinterpret_cast<const float*>(rows), kRow / 4, tokens, l.depth / 4,
-                reinterpret_cast<float*>(k + j / kColumns * kColumns * l.depth) + j % kColumns,
-                kColumns);
+                reinterpret_cast<float*>(k + j / NR * NR * l.depth) + j % NR, NR);
   }
   for (int64_t i = 0; i < count; i += 2) {
     const bool both = i + 1 < count;
@@ -65,12 +64,12 @@ static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int6
 }
 
 // Queries: [heads, padded tokens] rows of int8 with their RowEnd.
-RTFM_INLINE int64_t query_stride(int64_t dim) { return round_up(dim, kColumns) + 16; }
+RTFM_INLINE int64_t query_stride(int64_t dim) { return round_up(dim, NR) + 16; }
 // queries: [count, dim]; for tokens first, first + 1, ...
 RTFM_INLINE void pack_queries(void* head, int64_t first, int64_t count, int64_t dim,
                               const float* queries) {
   for (int64_t i = 0; i < count; ++i)
-    quantize_row(queries + i * dim, dim, round_up(dim, kColumns),
+    quantize_row(queries + i * dim, dim, round_up(dim, NR),
                  static_cast<int8_t*>(head) + (first + i) * query_stride(dim));
 }
 
