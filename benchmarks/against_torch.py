@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,12 @@ import numpy as np
 import timing
 import torch
 import torch.nn.functional as F
-from random_model import poses, write_random_model
+from random_model import poses, shapes
 
 import rtfm_rt
 from rtfm_rt.bench import machine
 from rtfm_rt.convert import flow_table
-from rtfm_rt.reference import Block, Config, View, lift, load, projection, rms
-
-# name: model, context pages
-SHAPES = {
-    "rooms (D 256, N 64, 8 blocks)": (None, 4),
-    "D 256, N 256, 4 blocks": (Config(128, 128, 8, 256, 4, 4, 1024), 4),
-    "D 512, N 64, 4 blocks": (Config(64, 64, 8, 512, 4, 8, 2048), 4),
-    "D 512, N 256, 4 blocks": (Config(128, 128, 8, 512, 4, 8, 2048), 4),
-    "D 1024, N 64, 2 blocks": (Config(64, 64, 8, 1024, 2, 16, 4096), 4),
-}
+from rtfm_rt.reference import Block, View, lift, load, projection, rms
 
 
 class Eager:
@@ -90,9 +80,6 @@ class Eager:
         return x
 
 
-BUNDLED = str(Path(rtfm_rt.__file__).parent / "models" / "rooms.safetensors")
-
-
 def contestants(path: str, pages: int, threads: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     calls: dict[str, Any] = {}
@@ -128,12 +115,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = {}
-    for name, (config, pages) in SHAPES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.safetensors"
-            if config:
-                write_random_model(path, config)
-            calls = contestants(str(path) if config else BUNDLED, pages, args.threads)
+    for name, path, pages in shapes():
+        calls = contestants(path, pages, args.threads)
         times = timing.interleave(calls, args.rounds)
         print(f"\n{name}, {pages} pages")
         results[name] = {}

@@ -11,24 +11,21 @@ makes 30 frames a second at most.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from heldout import about
+from heldout import REPOSITORY, about, write_json
 from playwright.sync_api import sync_playwright
 
 import rtfm_rt
 
+sys.path.append(str(REPOSITORY / "tests"))
+from chromium import CHROMIUM, FLAGS, serve
+
 PRESSES = 20
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 # of each frame as it is drawn: when, in ms, and the latency of its receipt; when keys went down
 WATCH = """() => {
   window.drawn = [], window.pressed = [];
@@ -39,30 +36,8 @@ WATCH = """() => {
 }"""
 
 
-@contextlib.contextmanager
-def serving(model: str) -> Iterator[str]:
-    """The address of a server."""
-    command = [sys.executable, "-m", "rtfm_rt", "play", "--port", "0", "--no-browser"]
-    process = subprocess.Popen(
-        [*command, "--model", model], stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    )
-    assert process.stdout is not None
-    try:
-        found = None
-        while found is None:
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError("the server ended before it said where it is")
-            found = re.search(r"http://\S+", line)
-        yield found[0]
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-
-
 def walk(page: Any, seconds: float) -> dict[str, Any]:
     """Turning and walking all the time."""
-    page.evaluate(WATCH)
     page.keyboard.down("KeyW")
     page.keyboard.down("ArrowRight")
     page.wait_for_timeout(2000)  # not counted: the map opens, the memory fills
@@ -106,20 +81,20 @@ def main() -> None:
     parser.add_argument("--presses", type=int, default=PRESSES)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not chromium:
+    if not CHROMIUM:
         parser.error("no chromium here; apt-get install chromium")
-    with serving(args.model) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    with serve("--model", args.model) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 800})
         page.goto(address)
         page.wait_for_selector("#screen[data-frame]")
+        page.evaluate(WATCH)
         result = {"walk": walk(page, args.seconds), "keys": presses(page, args.presses)}
-        result["about"] = about(rtfm_rt.Session(args.model)) | {"chromium": browser.version}
+        machine = about(rtfm_rt.Session(args.model)) | {"chromium": browser.version}
         browser.close()
     print(json.dumps(result, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, machine, **result)
 
 
 if __name__ == "__main__":

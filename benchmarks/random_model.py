@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,16 @@ from numpy.typing import NDArray
 
 from rtfm_rt.convert import make_manifest
 from rtfm_rt.reference import Config, FrameDiT
+from rtfm_rt.session import model_path
+
+# name: model, context pages
+SHAPES = {
+    "rooms (D 256, N 64, 8 blocks)": (None, 4),
+    "D 256, N 256, 4 blocks": (Config(128, 128, 8, 256, 4, 4, 1024), 4),
+    "D 512, N 64, 4 blocks": (Config(64, 64, 8, 512, 4, 8, 2048), 4),
+    "D 512, N 256, 4 blocks": (Config(128, 128, 8, 512, 4, 8, 2048), 4),
+    "D 1024, N 64, 2 blocks": (Config(64, 64, 8, 1024, 2, 16, 4096), 4),
+}
 
 
 def write_random_model(path: Path, config: Config) -> None:
@@ -25,6 +37,16 @@ def write_random_model(path: Path, config: Config) -> None:
     source = {"file": "random", "sha256": "0" * 64}
     manifest = make_manifest(config, name="random", licence="Apache-2.0", source=source)
     path.write_bytes(safetensors.torch.save(state, {"rtfm": json.dumps(manifest)}))
+
+
+def shapes() -> Iterator[tuple[str, str, int]]:
+    """Name, path of the model file, and context pages; the file is there until the next one."""
+    for name, (config, pages) in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.safetensors"
+            if config:
+                write_random_model(path, config)
+            yield name, str(path) if config else model_path("rooms"), pages
 
 
 def poses(count: int) -> list[NDArray[np.float64]]:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import timing
-from against_torch import SHAPES
 from heldout import about, write_json
-from random_model import poses, write_random_model
+from random_model import poses, shapes
 
 import rtfm_rt
 from rtfm_rt.bench import test_picture
@@ -40,18 +38,14 @@ def race(model: str, devices: list[str], pages: int, rounds: int) -> dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("devices", nargs="*", default=["cpu:avx2", "cpu:avx_vnni"])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = {}
-    for name, (config, pages) in SHAPES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.safetensors"
-            if config:
-                write_random_model(path, config)
-            row = race(str(path) if config else "rooms", args.devices, pages, args.rounds)
+    for name, path, pages in shapes():
+        row = race(path, args.devices, pages, args.rounds)
         print(name, {device: figures["p50_ms"] for device, figures in row.items()}, flush=True)
         results[name] = row
     if args.json:

@@ -3,7 +3,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 import rtfm_rt
+from chromium import CHROMIUM
 from rtfm_rt.session import model_path
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -117,9 +117,7 @@ def test_ranks_share_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     assert support.spearman(np.array([1, 2, 3]), np.array([9, 8, 1])) < -0.99
 
 
-@pytest.mark.skipif(
-    not (shutil.which("chromium") or shutil.which("chromium-browser")), reason="no chromium here"
-)
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 def test_play(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, BENCHMARKS / "play.py", "--seconds", "1", "--presses", "2"]

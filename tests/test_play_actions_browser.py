@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import action_models
+from chromium import CHROMIUM, serve
 from test_play_browser import (
-    CHROMIUM,
     DRAWN,
     browser,  # noqa: F401  (a fixture)
     fits,
@@ -19,7 +19,6 @@ from test_play_browser import (
     opened,  # noqa: F401  (a fixture)
     save,
     screen,
-    serve,
     settle,
 )
 
@@ -33,7 +32,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a server with such a model is."""
     folder = tmp_path_factory.mktemp("browser")
     model = action_models.write(folder / "causal.safetensors", "causal")
-    yield from serve("--model", model, "--worlds", str(folder / "worlds"))
+    with serve("--model", model, "--worlds", str(folder / "worlds")) as found:
+        yield found
 
 
 def number(page: Any) -> int:

@@ -7,9 +7,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chromium import CHROMIUM, FLAGS, serve
 from rtfm_rt.media import psnr
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 DRAWN = "#screen[data-frame]"
 
 pytestmark = pytest.mark.skipif(
@@ -37,22 +30,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a server with the bundled model is."""
-    yield from serve("--worlds", str(tmp_path_factory.mktemp("browser") / "worlds"))
-
-
-def serve(*options: str) -> Iterator[str]:
-    """The address of a server, which runs while the iterator is not asked again."""
-    command = [sys.executable, "-m", "rtfm_rt", "play", "--port", "0", "--no-browser", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-    assert process.stdout is not None
-    found = None
-    while found is None:
-        line = process.stdout.readline()
-        assert line, "the server ended before it said where it is"
-        found = re.search(r"http://\S+", line)
-    yield found[0]
-    process.terminate()
-    process.communicate(timeout=20)
+    with serve("--worlds", str(tmp_path_factory.mktemp("browser") / "worlds")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
