@@ -21,6 +21,10 @@ struct Weights {
   std::shared_ptr<Backend> backend;
 
   Buffer vector(const std::string& name) const;  // f32, any shape flattened
+  // `name` on the host, until the next call: one piece of memory serves all matrices.
+  const std::vector<float>& matrix(const std::string& name) const;
+
+  mutable std::vector<float> last{};
 };
 
 // y = x · weightᵀ + bias; weight [n, k] under `name`.weight, bias [n] under `name`.bias if it

@@ -261,13 +261,19 @@ void Safetensors::read(std::string_view name, const TensorView& view, std::byte*
 }
 
 std::vector<float> Safetensors::to_float(std::string_view name) const {
+  std::vector<float> out;
+  to_float(name, out);
+  return out;
+}
+
+void Safetensors::to_float(std::string_view name, std::vector<float>& out) const {
   const auto at = tensors_.find(name);
   check<ModelError>(at != tensors_.end(), path_, ": expected tensor ", quoted(std::string(name)));
   const TensorView& view = at->second;
-  std::vector<float> out(static_cast<size_t>(view.elements()));
+  out.resize(static_cast<size_t>(view.elements()));
   std::byte* bytes = reinterpret_cast<std::byte*>(out.data() + out.size()) - view.bytes;
   read(name, view, bytes);
-  if (view.dtype == TensorType::f32) return out;
+  if (view.dtype == TensorType::f32) return;
   // From the upper half to the whole: a block is out of it before anything is put in its place.
   uint16_t block[1024];
   for (size_t i = 0; i < out.size(); i += std::size(block)) {
@@ -277,7 +283,6 @@ std::vector<float> Safetensors::to_float(std::string_view name) const {
       out[i + j] = view.dtype == TensorType::f16 ? from_f16(block[j])
                                                  : std::bit_cast<float>(uint32_t{block[j]} << 16);
   }
-  return out;
 }
 
 void Safetensors::check_numbers() const {

@@ -37,8 +37,10 @@ class Safetensors {
   const std::map<std::string, TensorView, std::less<>>& tensors() const { return tensors_; }
   int64_t file_bytes() const { return file_bytes_; }
 
-  // A copy as f32, in the order stored. Refuses NaN and infinities.
+  // A copy as f32, in the order stored; `to` keeps the memory that it has. Refuses NaN and
+  // infinities.
   std::vector<float> to_float(std::string_view name) const;
+  void to_float(std::string_view name, std::vector<float>& to) const;
 
   // Refuses NaN and infinities anywhere: reads everything.
   void check_numbers() const;
