@@ -245,7 +245,7 @@ struct TestCausalDit {
     Image images({int64_t{s.images()}, s.height(), s.width(), int64_t{3}});
     start(tokens);
     network.untokenize(*b, w);
-    if (first) w.codec.decoder.clear();
+    if (first) w.codec.decoder.memory.clear();
     const Buffer shown(b, images.size());
     for (int i = first ? -s.warmup : 0; i <= 0; ++i)
       network.codec().decode(*b, w.codec, shown.data());

@@ -119,13 +119,15 @@ def test_matches_the_authors(testing, tmp_path):
 
 
 def test_codec_streams(network, device, model, given):
+    clips = [*given["images"][:, :2], given["images"][0, 2:]]
+    latents = [model.codec.encode(clip) for clip in clips]
+    for clip, latent in zip(clips, latents, strict=True):
+        got = network.encode(clip.contiguous().numpy())
+        assert error(got, model.tokens(latent)) < limits(device)[0]
     memory = None
-    for i, clip in enumerate([*given["images"][:, :2], given["images"][0, 2:]]):
-        latent = model.codec.encode(clip)
-        tokens = model.tokens(latent)
-        assert error(network.encode(clip.contiguous().numpy()), tokens) < limits(device)[0]
+    for i, latent in enumerate(latents):
         shown, memory = model.codec.decode(latent, memory)
-        got = network.decode(tokens.numpy(), i == 0)
+        got = network.decode(model.tokens(latent).numpy(), i == 0)
         assert_same_images(got, to_images(shown), device)
 
 

@@ -103,16 +103,16 @@ class CausalDitPasses final : public Passes {
     network_.untokenize(*backend_, workspace_);
     const int64_t offset = network_.decoder_offset(*backend_);
     if (sight_.newest >= 0) {
-      codec.decoder.load(*backend_, inputs(), sight_.newest, offset);
+      codec.decoder.memory.load(*backend_, inputs(), sight_.newest, offset);
     } else {
-      codec.decoder.clear();
+      codec.decoder.memory.clear();
       for (int i = 0; i < network_.sizes().codec.warmup; ++i)
         network_.codec().decode(*backend_, codec, image().data());
     }
     network_.codec().decode(*backend_, codec, image().data());
   }
   void remember() {
-    workspace_.codec.decoder.store(*backend_, inputs(), network_.decoder_offset(*backend_));
+    workspace_.codec.decoder.memory.store(*backend_, inputs(), network_.decoder_offset(*backend_));
   }
 
   const CausalDit& network_;

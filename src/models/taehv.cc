@@ -17,8 +17,8 @@ std::string stage_name(const char* side, int stage) {
 }
 
 // Columns of one image in a matrix of several images.
-Tensor part(const Matrix& images, int index, int64_t width) {
-  Tensor t = images.view();
+Tensor part(const Tensor& images, int index, int64_t width) {
+  Tensor t = images;
   t.data = static_cast<std::byte*>(t.data) + index * width * size_of(t.dtype);
   t.cols = width;
   return t;
@@ -86,21 +86,32 @@ void add_taehv_tensors(const TaehvSizes& s, Shapes& shapes) {
   }
 }
 
-TaehvMemory::TaehvMemory(const std::shared_ptr<Backend>& backend,
-                         const std::array<Stage, kStages>& stages)
-    : stages_(stages), dtype_(backend->operand_dtype()) {
+std::byte* Room::bytes(int64_t count) {
+  constexpr int64_t kLine = 256;  // what a device's memory begins at
+  std::byte* part = memory_ ? memory_ + taken_ : nullptr;
+  taken_ += (count + kLine - 1) / kLine * kLine;
+  return part;
+}
+
+Tensor Room::matrix(int64_t rows, int64_t cols, DType dtype) {
+  const int64_t stride = backend_.row_stride(cols, dtype);
+  return {bytes(backend_.padded_rows(rows) * stride * size_of(dtype)), rows, cols, stride, dtype};
+}
+
+TaehvMemory::TaehvMemory(Room& room, const std::array<Stage, kStages>& stages, DType dtype)
+    : stages_(stages), dtype_(dtype) {
   at_[0] = 0;
   for (int i = 0; i < kStages; ++i)
     at_[i + 1] =
         at_[i] + kBlocks * stages[i].rows * stages[i].cols * stages[i].width * size_of(dtype_);
-  for (Buffer& buffer : buffers_) buffer = Buffer(backend, at_[kStages]);
+  for (std::byte*& half : halves_) half = room.bytes(at_[kStages]);
   clear();
 }
 
 Plane TaehvMemory::plane(int stage, int block, int which) const {
   const Stage& s = stages_[stage];
   const int64_t places = s.rows * s.cols, bytes = places * s.width * size_of(dtype_);
-  return {{buffers_[which].data() + at_[stage] + block * bytes, places, s.width, s.width, dtype_},
+  return {{halves_[which] + at_[stage] + block * bytes, places, s.width, s.width, dtype_},
           s.rows,
           s.cols};
 }
@@ -120,49 +131,66 @@ void TaehvMemory::clear() { empty_.fill(true); }
 
 void TaehvMemory::load(Backend& backend, const StepInputs* inputs, int64_t index, int64_t offset) {
   turn_.fill(0), empty_.fill(false);
-  backend.page_load({.inputs = inputs,
-                     .index = index,
-                     .memory = buffers_[0].data(),
-                     .offset = offset,
-                     .bytes = bytes()});
+  backend.page_load(
+      {.inputs = inputs, .index = index, .memory = halves_[0], .offset = offset, .bytes = bytes()});
 }
 
 void TaehvMemory::store(Backend& backend, const StepInputs* inputs, int64_t offset) const {
   for (int i = 0; i < kStages; ++i)
     backend.page_store({.inputs = inputs,
                         .index = 0,
-                        .memory = buffers_[turn_[i]].data() + at_[i],
+                        .memory = halves_[turn_[i]] + at_[i],
                         .offset = offset + at_[i],
                         .bytes = at_[i + 1] - at_[i]});
 }
 
-TaehvScratch::TaehvScratch(const std::shared_ptr<Backend>& backend, const TaehvSizes& s) {
-  const DType operand = backend->operand_dtype();
-  const auto matrix = [&](int64_t rows, int64_t cols) {
-    return Matrix(backend, rows, cols, operand);
-  };
-  std::array<TaehvMemory::Stage, kStages> down, up;
-  const int64_t width = s.encoder_width, places = s.places();
+TaehvEncoding::TaehvEncoding(Room& room, const TaehvSizes& s, DType operand) {
+  const int64_t width = s.encoder_width, places = s.places(), first = places << (2 * kStages);
+  std::array<TaehvMemory::Stage, kStages> stages;
+  for (int i = 0; i < kStages; ++i) {
+    const int half = kStages - 1 - i;
+    stages[i] = {s.rows << half, s.cols << half, width};
+    groups[i] = room.matrix(places << (2 * (half + 1)), s.encoder_strides[i] * width, operand);
+  }
+  memory = TaehvMemory(room, stages, operand);
+  pixels = room.matrix(first, int64_t{3} * s.patch * s.patch, operand);
+  pooled = room.matrix(first, width, operand);
+  encoded = room.matrix(places, width, operand);
+}
+
+// The input of the first stage has been read when a block begins, and is as large as four of it.
+// it.
+std::array<std::byte*, 2> TaehvEncoding::hidden() const {
+  std::byte* given = static_cast<std::byte*>(groups[0].data);
+  return {given, given + groups[0].rows * groups[0].stride / 4 * size_of(groups[0].dtype)};
+}
+
+TaehvDecoding::TaehvDecoding(Room& room, const TaehvSizes& s, DType operand) {
+  const int64_t places = s.places(), last = places << (2 * kStages);
+  std::array<TaehvMemory::Stage, kStages> stages;
   int64_t most = 0;
   for (int i = 0; i < kStages; ++i) {
-    const int64_t n = s.decoder_widths[i], grown = places << (2 * i);
-    const int64_t shrunk = places << (2 * (kStages - i));  // before the stage
-    down[i] = {s.rows << (kStages - 1 - i), s.cols << (kStages - 1 - i), width};
-    up[i] = {s.rows << i, s.cols << i, n};
-    groups[i] = matrix(shrunk, s.encoder_strides[i] * width);
-    done[i] = matrix(grown, n);
-    this->grown[i] = matrix(grown, s.decoder_strides[i] * n);
-    most = std::max({most, shrunk * width, grown * n});
+    const int64_t n = s.decoder_widths[i], here = places << (2 * i);
+    stages[i] = {s.rows << i, s.cols << i, n};
+    done[i] = room.matrix(here, n, operand);
+    grown[i] = room.matrix(here, s.decoder_strides[i] * n, operand);
+    most = std::max(most, here * n);
   }
-  const int64_t last = places << (2 * kStages), pixel = int64_t{3} * s.patch * s.patch;
-  latent = Matrix(backend, places, s.latent, DType::f32);
-  squashed = matrix(places, s.latent);
-  encoder = TaehvMemory(backend, down), decoder = TaehvMemory(backend, up);
-  encoded = matrix(places, width);
-  pixels = matrix(last, pixel);
-  features = matrix(last, s.decoder_widths[kStages]);
-  shown = Matrix(backend, last, pixel, DType::f32);
-  for (Buffer& buffer : hidden) buffer = Buffer(backend, most * size_of(operand));
+  memory = TaehvMemory(room, stages, operand);
+  features = room.matrix(last, s.decoder_widths[kStages], operand);
+  shown = room.matrix(last, int64_t{3} * s.patch * s.patch, DType::f32);
+  for (std::byte*& part : hidden) part = room.bytes(most * size_of(operand));
+}
+
+TaehvScratch::TaehvScratch(const std::shared_ptr<Backend>& backend, const TaehvSizes& s)
+    : latent(backend, s.places(), s.latent, DType::f32),
+      squashed(backend, s.places(), s.latent, backend->operand_dtype()) {
+  const DType operand = backend->operand_dtype();
+  Room encoding(*backend, nullptr), decoding(*backend, nullptr);
+  TaehvEncoding(encoding, s, operand), TaehvDecoding(decoding, s, operand);
+  memory = Buffer(backend, std::max(encoding.taken(), decoding.taken()));
+  Room to_encode(*backend, memory.data()), to_decode(*backend, memory.data());
+  encoder = TaehvEncoding(to_encode, s, operand), decoder = TaehvDecoding(to_decode, s, operand);
 }
 
 std::array<Taehv::Block, kBlocks> Taehv::make_blocks(const Weights& weights,
@@ -194,12 +222,12 @@ Taehv::Taehv(const TaehvSizes& sizes, const Weights& weights)
 
 // relu(x + conv(relu(conv(relu(conv([x | past])))))) three times; what the first is given is in
 // place.
-void Taehv::remember(Backend& backend, TaehvScratch& s, TaehvMemory& memory, int stage,
-                     const std::array<Block, kBlocks>& blocks, const Tensor& y) const {
+void Taehv::remember(Backend& backend, TaehvMemory& memory, const std::array<std::byte*, 2>& hidden,
+                     int stage, const std::array<Block, kBlocks>& blocks, const Tensor& y) {
   for (int i = 0; i < kBlocks; ++i) {
     const Plane x = memory.now(stage, i);
     Plane a = x, b = x;  // of the same shape
-    a.values.data = s.hidden[0].data(), b.values.data = s.hidden[1].data();
+    a.values.data = hidden[0], b.values.data = hidden[1];
     blocks[i][0].relu(backend, x, memory.before(stage, i), a.values);
     blocks[i][1].relu(backend, a, b.values);
     blocks[i][2].residual_relu(backend, b, x.values,
@@ -210,70 +238,72 @@ void Taehv::remember(Backend& backend, TaehvScratch& s, TaehvMemory& memory, int
 
 void Taehv::encode(Backend& backend, TaehvScratch& s, const std::byte* images) const {
   const int64_t height = sizes_.height(), width = sizes_.width();
-  s.encoder.clear();
+  TaehvEncoding& e = s.encoder;
+  e.memory.clear();
   for (int i = 0; i < sizes_.images(); ++i) {
     backend.patchify({.image = reinterpret_cast<const uint8_t*>(images) + i * 3 * height * width,
-                      .tokens = s.pixels.view().data,
-                      .tokens_stride = s.pixels.view().stride,
+                      .tokens = e.pixels.data,
+                      .tokens_stride = e.pixels.stride,
                       .height = height,
                       .width = width,
                       .patch = sizes_.patch,
                       .divisor = kLevels,
                       .offset = 0});
     const int stride = sizes_.encoder_strides[0];
-    encoder_in_.relu(backend, {s.pixels, height / sizes_.patch, width / sizes_.patch},
-                     part(s.groups[0], i % stride, sizes_.encoder_width));
+    encoder_in_.relu(backend, {e.pixels, height / sizes_.patch, width / sizes_.patch},
+                     part(e.groups[0], i % stride, sizes_.encoder_width));
     if ((i + 1) % stride == 0) encode_stage(backend, s, 0, i / stride);
   }
 }
 
 // Image `image` of those that come out of the stage; what it is made of is in place.
 void Taehv::encode_stage(Backend& backend, TaehvScratch& s, int stage, int image) const {
-  const EncoderStage& e = encoder_[size_t(stage)];
-  const Plane first = s.encoder.now(stage, 0);
-  Tensor pooled = part(s.groups[stage], 0, sizes_.encoder_width);
-  pooled.data = s.hidden[0].data(), pooled.stride = pooled.cols;
+  const EncoderStage& layers = encoder_[size_t(stage)];
+  TaehvEncoding& e = s.encoder;
+  const Plane first = e.memory.now(stage, 0);
   const int64_t rows = 2 * first.rows, cols = 2 * first.cols;
-  e.pool.operand(backend, {s.groups[stage], rows, cols}, pooled);
-  e.down.operand(backend, {pooled, rows, cols}, first.values);
+  Tensor pooled = e.pooled;
+  pooled.rows = rows * cols;
+  layers.pool.operand(backend, {e.groups[stage], rows, cols}, pooled);
+  layers.down.operand(backend, {pooled, rows, cols}, first.values);
   const int next = stage + 1;
   const int stride = next < kStages ? sizes_.encoder_strides[next] : 1;
-  remember(backend, s, s.encoder, stage, e.blocks,
-           next < kStages ? part(s.groups[next], image % stride, sizes_.encoder_width)
-                          : s.encoded.view());
+  remember(backend, e.memory, e.hidden(), stage, layers.blocks,
+           next < kStages ? part(e.groups[next], image % stride, sizes_.encoder_width) : e.encoded);
   if (next == kStages)
-    encoder_out_(backend, {s.encoded, sizes_.rows, sizes_.cols}, s.latent);
+    encoder_out_(backend, {e.encoded, sizes_.rows, sizes_.cols}, s.latent);
   else if ((image + 1) % stride == 0)
     encode_stage(backend, s, next, image / stride);
 }
 
 void Taehv::decode(Backend& backend, TaehvScratch& s, std::byte* images) const {
-  decoder_in_.relu(backend, {s.squashed, sizes_.rows, sizes_.cols}, s.decoder.now(0, 0).values);
-  decode_stage(backend, s, 0, 0, images);
+  decoder_in_.relu(backend, {s.squashed, sizes_.rows, sizes_.cols},
+                   s.decoder.memory.now(0, 0).values);
+  decode_stage(backend, s.decoder, 0, 0, images);
 }
 
 // Image `image` of those that go into the stage, which is in place, and all that come of it.
-void Taehv::decode_stage(Backend& backend, TaehvScratch& s, int stage, int image,
+void Taehv::decode_stage(Backend& backend, TaehvDecoding& s, int stage, int image,
                          std::byte* images) const {
   const DecoderStage& d = decoder_[size_t(stage)];
-  const Plane here = s.decoder.now(stage, 0);
+  const Plane here = s.memory.now(stage, 0);
   const int stride = sizes_.decoder_strides[stage];
-  remember(backend, s, s.decoder, stage, d.blocks, s.done[stage]);
+  remember(backend, s.memory, s.hidden, stage, d.blocks, s.done[stage]);
   d.grow.operand(backend, {s.done[stage], here.rows, here.cols}, s.grown[stage]);
   for (int i = 0; i < stride; ++i) {
     const Plane x{part(s.grown[stage], i, here.values.cols), here.rows, here.cols};
     const int which = image * stride + i;
     if (stage + 1 < kStages) {
-      d.out.operand(backend, x, s.decoder.now(stage + 1, 0).values);
+      d.out.operand(backend, x, s.memory.now(stage + 1, 0).values);
       decode_stage(backend, s, stage + 1, which, images);
       continue;
     }
     d.out.relu(backend, x, s.features);
     decoder_out_(backend, {s.features, 2 * here.rows, 2 * here.cols}, s.shown);
     backend.unpatchify(
-        {.tokens = static_cast<const float*>(s.shown.view().data),
+        {.tokens = static_cast<const float*>(s.shown.data),
          .image = reinterpret_cast<uint8_t*>(images) + which * 3 * sizes_.height() * sizes_.width(),
-         .tokens_stride = s.shown.view().stride,
+         .tokens_stride = s.shown.stride,
          .height = sizes_.height(),
          .width = sizes_.width(),
          .patch = sizes_.patch,

@@ -35,6 +35,21 @@ struct TaehvSizes {
 TaehvSizes parse_taehv(const Section& codec);
 void add_taehv_tensors(const TaehvSizes& sizes, Shapes& shapes);  // all under "codec."
 
+// Hands out parts of memory one after another; of none, to find out how much it takes.
+class Room {
+ public:
+  Room(const Backend& backend, std::byte* memory) : backend_(backend), memory_(memory) {}
+
+  std::byte* bytes(int64_t count);
+  Tensor matrix(int64_t rows, int64_t cols, DType dtype);
+  int64_t taken() const { return taken_; }
+
+ private:
+  const Backend& backend_;
+  std::byte* memory_;
+  int64_t taken_ = 0;
+};
+
 // What each memory block is given now and was given an image ago, stage by stage.
 class TaehvMemory {
  public:
@@ -42,7 +57,7 @@ class TaehvMemory {
     int64_t rows, cols, width;
   };
   TaehvMemory() = default;
-  TaehvMemory(const std::shared_ptr<Backend>& backend, const std::array<Stage, kStages>& stages);
+  TaehvMemory(Room& room, const std::array<Stage, kStages>& stages, DType dtype);
 
   Plane now(int stage, int block) const { return plane(stage, block, 1 - turn_[stage]); }
   // Its data is null where nothing was before.
@@ -50,7 +65,7 @@ class TaehvMemory {
   void advance(int stage);  // now becomes before
   void clear();             // nothing was before
 
-  int64_t bytes() const { return buffers_[0].bytes(); }
+  int64_t bytes() const { return at_[kStages]; }
   // What was before, from and to a page: bytes() at `offset`.
   void load(Backend& backend, const StepInputs* inputs, int64_t index, int64_t offset);
   void store(Backend& backend, const StepInputs* inputs, int64_t offset) const;
@@ -59,28 +74,49 @@ class TaehvMemory {
   Plane plane(int stage, int block, int which) const;
 
   std::array<Stage, kStages> stages_;
-  std::array<int64_t, kStages + 1> at_;  // bytes from the start of a buffer
-  std::array<Buffer, 2> buffers_;
+  std::array<int64_t, kStages + 1> at_;  // bytes from the start of a half
+  std::array<std::byte*, 2> halves_;
   DType dtype_;
-  std::array<int, kStages> turn_{};  // the buffer of what was before
+  std::array<int, kStages> turn_{};  // the half of what was before
   std::array<bool, kStages> empty_;
 };
 
-// All that the codec writes.
+// What encoding writes on the way.
+struct TaehvEncoding {
+  TaehvEncoding() = default;
+  TaehvEncoding(Room& room, const TaehvSizes& sizes, DType operand);
+
+  TaehvMemory memory;
+  std::array<Tensor, kStages> groups;  // [places, stride * width]: images that become one
+  Tensor pixels;                       // [height/p * width/p, 3*p*p]: of one image
+  Tensor pooled;                       // [height/p * width/p, width], and less in later stages
+  Tensor encoded;                      // [places, encoder_width]
+  std::array<std::byte*, 2> hidden() const;  // inside a block
+};
+
+// What decoding writes on the way.
+struct TaehvDecoding {
+  TaehvDecoding() = default;
+  TaehvDecoding(Room& room, const TaehvSizes& sizes, DType operand);
+
+  TaehvMemory memory;
+  std::array<Tensor, kStages> done;   // [places, width]: what the memory blocks made
+  std::array<Tensor, kStages> grown;  // [places, stride * width]: images that one became
+  Tensor features;                    // [height/p * width/p, last width]
+  Tensor shown;                       // [height/p * width/p, 3*p*p] f32
+  std::array<std::byte*, 2> hidden;   // inside a block
+};
+
+// All that the codec writes. The two ways share their memory: each begins with nothing of the
+// other's, and decoding remembers from call to call as long as nothing is encoded.
 struct TaehvScratch {
   TaehvScratch(const std::shared_ptr<Backend>& backend, const TaehvSizes& sizes);
 
   Matrix latent;    // [places, latent] f32: encoded
   Matrix squashed;  // ... operand: to be decoded
-  TaehvMemory encoder, decoder;
-  std::array<Matrix, kStages> groups;  // [places, stride * width]: images that become one
-  std::array<Matrix, kStages> done;    // [places, width]: what the memory blocks made
-  std::array<Matrix, kStages> grown;   // [places, stride * width]: images that one became
-  Matrix encoded;                      // [places, encoder_width]
-  Matrix pixels;                       // [height/p * width/p, 3*p*p]: of one image
-  Matrix features;                     // [height/p * width/p, last width]
-  Matrix shown;                        // [height/p * width/p, 3*p*p] f32
-  std::array<Buffer, 2> hidden;        // inside a block
+  Buffer memory;
+  TaehvEncoding encoder;
+  TaehvDecoding decoder;
 };
 
 // Immutable weights.
@@ -107,10 +143,11 @@ class Taehv {
   };
   static std::array<Block, kBlocks> make_blocks(const Weights& weights, const std::string& stage);
 
-  void remember(Backend& backend, TaehvScratch& scratch, TaehvMemory& memory, int stage,
-                const std::array<Block, kBlocks>& blocks, const Tensor& y) const;
+  static void remember(Backend& backend, TaehvMemory& memory,
+                       const std::array<std::byte*, 2>& hidden, int stage,
+                       const std::array<Block, kBlocks>& blocks, const Tensor& y);
   void encode_stage(Backend& backend, TaehvScratch& scratch, int stage, int image) const;
-  void decode_stage(Backend& backend, TaehvScratch& scratch, int stage, int image,
+  void decode_stage(Backend& backend, TaehvDecoding& s, int stage, int image,
                     std::byte* images) const;
 
   TaehvSizes sizes_;
