@@ -128,3 +128,18 @@ def test_play(tmp_path: Path) -> None:
     assert 0 < result["walk"]["frames_per_second"] < 31
     assert result["walk"]["latency_ms"]["p50"] > 1
     assert result["keys"]["key_to_screen_ms"]["p50"] > 1
+
+
+def test_jitter(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    shape = "rooms (D 256, N 64, 8 blocks)"
+    command = [sys.executable, BENCHMARKS / "jitter.py", "--rounds", "20", "--shape", shape]
+    done = subprocess.run([*command, "--json", out], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert set(result["about"]) >= ABOUT - {"device", "model"}
+    assert list(result["results"]) == [shape]
+    step, equal_work = (result["results"][shape][name] for name in ("step", "equal work"))
+    assert step["calls"] == equal_work["calls"] == 20
+    assert equal_work["p99/p50"] >= 1 and step["p99/p50"] >= 1
+    assert 0.1 < step["p50_ms"] / equal_work["p50_ms"] < 10  # on any machine

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How even steps are, and how even this machine is: each step beside equal work that cannot vary.
+
+    python benchmarks/jitter.py [--rounds 1000] [--threads 2] [--json FILE]
+
+A step of the same frame takes turns with a loop of arithmetic in registers, as long and on as many
+threads, which touches no memory, takes no lock and allocates nothing. What its times spread is the
+machine's own: other programs, a hypervisor, the clock of the cores. Needs the extra `test` and a
+C++ compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timing
+from random_model import SHAPES, poses, shapes
+
+import rtfm_rt
+from rtfm_rt.bench import machine
+
+WARM_UP = 30
+
+
+@contextmanager
+def equal_work(threads: int) -> Iterator[Any]:
+    """`run(rounds)` of jitter.cc on that many threads: seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/jitter.so"
+        options = ["-O3", "-march=native", "-std=c++20", "-pthread", "-shared", "-fPIC"]
+        source = str(Path(__file__).with_name("jitter.cc"))
+        subprocess.run([os.environ.get("CXX", "c++"), *options, source, "-o", path], check=True)
+        library = ctypes.CDLL(path)
+    library.run.argtypes, library.run.restype = [ctypes.c_int64], ctypes.c_double
+    library.start(threads)
+    try:
+        yield library.run
+    finally:
+        library.stop()
+
+
+def measure(path: str, pages: int, threads: int, rounds: int) -> dict[str, Any]:
+    session = rtfm_rt.Session(path, threads=threads, context=pages, commit_below=0)
+    height, width = session.image_size
+    images = np.random.default_rng(0).integers(0, 256, (pages, height, width, 3), np.uint8)
+    where = poses(pages + 1)
+    for image, pose in zip(images, where, strict=False):
+        session.observe(image, pose)
+
+    def step() -> float:
+        start = time.perf_counter()
+        session.step(where[-1])
+        return time.perf_counter() - start
+
+    seconds: dict[str, list[float]] = {"step": [], "equal work": []}
+    with equal_work(threads) as run:
+        length = np.median([step() for _ in range(WARM_UP)])
+        each = np.median([run(100_000) for _ in range(WARM_UP)]) / 100_000
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(rounds):
+                seconds["step"].append(step())
+                seconds["equal work"].append(run(int(length / each)))
+        finally:
+            gc.enable()
+    result: dict[str, Any] = {"device": session.device}
+    for name, values in seconds.items():
+        row = timing.summary(np.array(values))
+        result[name] = {**row, "p99/p50": round(row["p99_ms"] / row["p50_ms"], 3)}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shape", choices=list(SHAPES), help="one of the models, for all of them")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    results = {}
+    for name, path, pages in shapes():
+        if args.shape not in (None, name):
+            continue
+        results[name] = measure(path, pages, args.threads, args.rounds)
+        print(f"\n{name}, {args.threads} threads, {results[name]['device']}")
+        for kind in ("step", "equal work"):
+            row = results[name][kind]
+            print(
+                f"  {kind:12} p50 {row['p50_ms']:8.2f}  p99 {row['p99_ms']:8.2f}"
+                f"  max {row['max_ms']:8.2f} ms   p99/p50 {row['p99/p50']:.3f}"
+            )
+    if args.json:
+        about = {
+            **machine(),
+            "date": time.strftime("%Y-%m-%d"),
+            "rtfm_rt": rtfm_rt.__version__,
+            "threads": args.threads,
+            "command": shlex.join(["python", "benchmarks/jitter.py", *sys.argv[1:]]),
+        }
+        args.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
