@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import action_models
+
 FEW = ("--frames", "6", "--steps", "1")
 
 
@@ -105,6 +107,19 @@ def test_walk_other_paths(tmp_path: Path, path: str) -> None:
     assert frames_of(tmp_path / "walk.mp4") == 6
 
 
+def test_walk_by_actions(tmp_path: Path) -> None:
+    model = action_models.write(tmp_path / "model.safetensors", "causal")
+    (tmp_path / "keys.json").write_text('[{"button.87": 1}, {}, {"mouse_x": 0.5}]')
+    (tmp_path / "numbers.json").write_text("[1, 2]")
+    succeed("walk", "--model", model, "--actions", "keys.json", cwd=tmp_path)
+    images = frames_of(tmp_path / "walk.mp4")
+    assert images > 3 and images % 3 == 0
+    succeed("walk", "--model", model, "--frames", 2, cwd=tmp_path)
+    assert frames_of(tmp_path / "walk.mp4") * 3 == images * 2
+    assert "use --actions" in refuse("walk", "--model", model, "--path", "orbit", cwd=tmp_path)
+    assert "action" in refuse("walk", "--model", model, "--actions", "numbers.json", cwd=tmp_path)
+
+
 def test_walk_is_repeatable(tmp_path: Path) -> None:
     for name in ("a", "b"):
         succeed("walk", *FEW, "--out", f"{name}.mp4", "--sheet", f"{name}.png", cwd=tmp_path)
@@ -131,6 +146,8 @@ def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
     assert "bad.txt:2" in refuse("walk", "--path", "bad.txt", cwd=tmp_path)
     assert "there-and-back" in refuse("walk", "--path", "sideways", cwd=tmp_path)
     assert "nowhere/a.mp4" in refuse("walk", *FEW, "--out", "nowhere/a.mp4", cwd=tmp_path)
+    assert "one twice" in refuse("walk", *FEW, "--out", "a", "--sheet", "./a", cwd=tmp_path)
+    assert "a folder" in refuse("walk", *FEW, "--out", ".", cwd=tmp_path)
     assert "warp" in refuse("walk", "--device", "warp", cwd=tmp_path)
     assert "nowhere/b.json" in refuse(
         "bench", "--frames", 1, "--json", "nowhere/b.json", cwd=tmp_path

@@ -2,6 +2,7 @@
 """Pictures in, videos and sheets out."""
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_mp4_is_all_or_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ArgumentError, match="No such file"):
         write_mp4(tmp_path / "nowhere" / "video.mp4", [blocks(64, 64)])
+
+
+def test_mp4_takes_the_place_of_a_file_only(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link.mp4"
+    link.symlink_to(tmp_path / "disk" / "video.mp4")
+    for _ in range(2):  # the second time there is a file
+        write_mp4(link, [blocks(64, 64)])
+    assert link.is_symlink() and (tmp_path / "disk" / "video.mp4").stat().st_size > 0
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("pipe", "a device or a pipe"), ("disk", "a folder")):
+        with pytest.raises(ArgumentError, match=f"{name}: expected a file .* got {kind}"):
+            write_mp4(tmp_path / name, [blocks(64, 64)])
+    assert (tmp_path / "pipe").is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "link.mp4", "pipe"}
 
 
 def test_sheet(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtfm_rt._core import ArgumentError, Error
+from rtfm_rt.files import replaceable
 
 Image = NDArray[np.uint8]
 Path = str | os.PathLike[str]
@@ -73,7 +74,8 @@ class VideoWriter:
     def __init__(self, path: Path, height: int, width: int, fps: int = 30) -> None:
         self._av = _extra("av")
         self._name = os.fspath(path)
-        self._part = f"{self._name}.part"
+        self._target = replaceable(path)
+        self._part = f"{self._target}.part"
         self._fps = fps
         self._shape = (height, width, 3)
         self._factor = max(1, round(_VISIBLE / max(height, width)))
@@ -117,7 +119,7 @@ class VideoWriter:
         if kind is None:
             self._file.mux(self._stream.encode(None))
             self._file.close()
-            os.replace(self._part, self._name)
+            os.replace(self._part, self._target)
         else:
             self._file.close()
             os.unlink(self._part)

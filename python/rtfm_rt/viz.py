@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rtfm_rt._core import ArgumentError, Error, Frame
+from rtfm_rt.files import replaceable
 from rtfm_rt.session import Session
 
 _AMBER = (255, 193, 94)
@@ -27,7 +28,8 @@ class Recording:
     def __init__(self, path: str | os.PathLike[str], session: Session) -> None:
         self._rr = _extra()
         self._name, self._session = os.fspath(path), session
-        self._part = f"{self._name}.part"
+        self._target = replaceable(path)
+        self._part = f"{self._target}.part"
         self._known: set[int] = set()
         self._step = 0
         try:
@@ -98,7 +100,7 @@ class Recording:
         self._stream.flush()
         self._stream.disconnect()
         if kind is None:
-            os.replace(self._part, self._name)
+            os.replace(self._part, self._target)
         else:
             os.unlink(self._part)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from rtfm_rt import acting, options, paths
 from rtfm_rt._core import Error, Frame
+from rtfm_rt.files import replaceable
 from rtfm_rt.pose import Pose
 from rtfm_rt.session import Session, bundled_file
 from rtfm_rt.terminal import progress, show
@@ -30,7 +31,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="the picture to start from (a room)")
     parser.add_argument(
         "--path",
-        default="there-and-back",
         metavar="PATH",
         help=f"{', '.join(PATHS)} or a trajectory FILE, JSON or TUM (there-and-back)",
     )
@@ -54,11 +54,11 @@ class _Walked(NamedTuple):
 def run(args: argparse.Namespace) -> None:
     from rtfm_rt import media
 
-    for file in (args.out, args.sheet, args.rerun):
-        if file and not os.path.isdir(os.path.dirname(file) or "."):
-            raise Error(f"{file}: expected a folder that exists, got {os.path.dirname(file)!r}")
+    _check_outputs([file for file in (args.out, args.sheet, args.rerun) if file])
     session = options.session(args)
     if session.actions:
+        if args.path:
+            raise Error("path: expected none for a model that goes by actions; use --actions")
         acting.run(args, session)
         return
     if args.actions:
@@ -124,9 +124,18 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
+def _check_outputs(names: list[str]) -> None:
+    for i, name in enumerate(names):
+        folder = os.path.dirname(name)
+        if not os.path.isdir(folder or "."):
+            raise Error(f"{name}: expected a folder that exists, got {folder!r}")
+        if replaceable(name) in map(replaceable, names[:i]):
+            raise Error(f"{name}: expected a file for each of out, sheet and rerun, got one twice")
+
+
 def _poses(args: argparse.Namespace) -> list[Pose]:
-    if args.path in PATHS:
-        return PATHS[args.path](args.frames or 120)
+    if not args.path or args.path in PATHS:
+        return PATHS[args.path or "there-and-back"](args.frames or 120)
     if not os.path.exists(args.path):
         raise Error(
             f"path: expected {', '.join(PATHS)} or a trajectory file, got {args.path!r}, which "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rtfm_rt._core import ModelError, read_info
+from rtfm_rt.files import replaceable
 
 CHUNK = 1 << 24
 UNPICKLE = (
@@ -119,7 +120,7 @@ def write_model(
     `out` is replaced only when all is written, the runtime's reader accepts it and `check(path)`
     does not raise. The same input gives the same bytes.
     """
-    target = Path(out)
+    target = Path(replaceable(out))
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
