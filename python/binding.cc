@@ -139,7 +139,11 @@ void bind_frame(py::module_& m) {
       .def_readonly("committed", &Frame::committed, "Whether it became part of the world.")
       .def(
           "reproject",
-          [](const Frame& f, const py::object& pose) { return f.reproject(to_pose(pose)); },
+          [](const Frame& f, const py::object& pose) {
+            const Pose turned = to_pose(pose);
+            const py::gil_scoped_release release;
+            return f.reproject(turned);
+          },
           "pose"_a, "This frame as a camera turned to `pose` would see it; positions are not used.")
       .def("__repr__", &represent);
 }

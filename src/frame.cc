@@ -7,18 +7,17 @@
 namespace rtfm {
 namespace {
 
-// Bilinear sample at pixel coordinates (x, y), clamped to the image.
-void sample_pixel(const uint8_t* image, int height, int width, double x, double y, uint8_t* out) {
-  x = std::clamp(x, 0.0, double(width - 1));
-  y = std::clamp(y, 0.0, double(height - 1));
-  const int x0 = int(x), y0 = int(y), x1 = std::min(x0 + 1, width - 1),
-            y1 = std::min(y0 + 1, height - 1);
-  const double u = x - x0, v = y - y0;
+// Bilinear sample at pixel coordinates (x, y) within the image.
+void sample_pixel(const uint8_t* image, int height, int width, float x, float y, uint8_t* out) {
+  const int x0 = int(x), y0 = int(y);
+  const float u = x - float(x0), v = y - float(y0);
+  const uint8_t* top = image + (y0 * width + x0) * 3;
+  const uint8_t* bottom = y0 + 1 < height ? top + width * 3 : top;
+  const int right = x0 + 1 < width ? 3 : 0;
   for (int c = 0; c < 3; ++c) {
-    const auto at = [&](int row, int col) { return double(image[(row * width + col) * 3 + c]); };
-    const double top = at(y0, x0) * (1 - u) + at(y0, x1) * u;
-    const double bottom = at(y1, x0) * (1 - u) + at(y1, x1) * u;
-    out[c] = uint8_t(std::lround(top * (1 - v) + bottom * v));
+    const float above = float(top[c]) + u * float(top[right + c] - top[c]);
+    const float below = float(bottom[c]) + u * float(bottom[right + c] - bottom[c]);
+    out[c] = uint8_t(above + v * (below - above) + 0.5f);
   }
 }
 
@@ -35,21 +34,25 @@ Frame Frame::reproject(const Pose& pose) const {
   for (int i = 0; i < 3; ++i)
     for (int j = 0; j < 3; ++j)
       for (int k = 0; k < 3; ++k) m[i][j] += old_r[3 * k + i] * new_r[3 * k + j];
-  const double fx = view.intrinsics.fx * width, fy = view.intrinsics.fy * height;
-  const double cx = (width - 1) / 2.0, cy = (height - 1) / 2.0;  // pixel centres are integers
+  const float fx = float(view.intrinsics.fx * width), fy = float(view.intrinsics.fy * height);
+  const float cx = float(width - 1) / 2, cy = float(height - 1) / 2;  // pixel centres are integers
+  const float right = float(width - 1), bottom = float(height - 1);
   const uint8_t* from = image();
   uint8_t* to = turned.pixels->data();
-  constexpr double kBehind = 1e-6, kFar = 1e6;  // a ray that looks backwards lands on the edge
-  for (int row = 0; row < height; ++row)
-    for (int col = 0; col < width; ++col) {
-      const double ray[3] = {(col - cx) / fx, (row - cy) / fy, 1};
-      double seen[3];
-      for (int i = 0; i < 3; ++i) seen[i] = m[i][0] * ray[0] + m[i][1] * ray[1] + m[i][2] * ray[2];
-      const double z = std::max(seen[2], kBehind);
-      const double x = std::clamp(seen[0] / z * fx + cx, -kFar, kFar);
-      const double y = std::clamp(seen[1] / z * fy + cy, -kFar, kFar);
-      sample_pixel(from, height, width, x, y, to + (row * width + col) * 3);
+  constexpr float kBehind = 1e-6f;  // a ray that looks backwards lands on the edge
+  for (int row = 0; row < height; ++row) {
+    float first[3], along[3];  // of the rays of this row
+    for (int i = 0; i < 3; ++i) {
+      along[i] = float(m[i][0]) / fx;
+      first[i] = float(m[i][1]) * (float(row) - cy) / fy + float(m[i][2]);
     }
+    for (int col = 0; col < width; ++col, to += 3) {
+      const float at = float(col) - cx, z = std::max(first[2] + along[2] * at, kBehind);
+      const float x = std::clamp((first[0] + along[0] * at) / z * fx + cx, 0.f, right);
+      const float y = std::clamp((first[1] + along[1] * at) / z * fy + cy, 0.f, bottom);
+      sample_pixel(from, height, width, x, y, to);
+    }
+  }
   return turned;
 }
 

@@ -13,8 +13,6 @@ constexpr double kRigid = 1e-3;   // |RᵀR - I| that is taken for rounding and 
 constexpr double kExact = 4e-15;  // |RᵀR - I| that double itself leaves
 constexpr double kBottomRow = 1e-6;
 
-using Mat3 = std::array<double, 9>;  // row-major
-
 // aᵀ · b
 Mat3 transposed_product(const Mat3& a, const Mat3& b) {
   Mat3 c;
@@ -94,18 +92,23 @@ void check_position(const Vec3& t) {
 
 }  // namespace
 
+// From 1e-3 the error goes to 1e-6, 1e-12 and rounding.
+Mat3 nearest_rotation(Mat3 r) {
+  Mat3 gram = transposed_product(r, r);
+  for (int step = 0; step < 4 && distance_from_identity(gram) > kExact; ++step) {
+    r = newton_step(r, gram);
+    gram = transposed_product(r, r);
+  }
+  return r;
+}
+
 Pose Pose::from_matrix(const double m[16]) {
   check_finite(m);
   check_bottom_row(m);
   Pose pose{{m[0], m[1], m[2], m[4], m[5], m[6], m[8], m[9], m[10]}, {m[3], m[7], m[11]}};
-  Mat3 gram = transposed_product(pose.rotation, pose.rotation);
-  check_rotation(pose.rotation, gram);
+  check_rotation(pose.rotation, transposed_product(pose.rotation, pose.rotation));
   check_position(pose.position);
-  // From 1e-3 the error goes to 1e-6, 1e-12 and rounding.
-  for (int step = 0; step < 4 && distance_from_identity(gram) > kExact; ++step) {
-    pose.rotation = newton_step(pose.rotation, gram);
-    gram = transposed_product(pose.rotation, pose.rotation);
-  }
+  pose.rotation = nearest_rotation(pose.rotation);
   return pose;
 }
 

@@ -8,13 +8,14 @@
 namespace rtfm {
 
 using Vec3 = std::array<double, 3>;
+using Mat3 = std::array<double, 9>;  // row-major
 using Mat4 = std::array<float, 16>;  // row-major
 
 constexpr double kMaxDistance = 1e6;  // metres from the world's origin
 
 struct Pose {
-  std::array<double, 9> rotation;  // row-major; columns are the camera axes in the world
-  Vec3 position;                   // metres
+  Mat3 rotation;  // columns are the camera axes in the world
+  Vec3 position;  // metres
 
   // From a row-major camera-to-world 4x4. Accepts |RᵀR - I| <= 1e-3 (Frobenius) and removes that
   // error; throws PoseError for anything that is not finite, rigid, right-handed or within 1e6 m.
@@ -24,6 +25,10 @@ struct Pose {
   std::array<double, 16> matrix() const;  // row-major camera-to-world
   Vec3 axis(int i) const { return {rotation[i], rotation[3 + i], rotation[6 + i]}; }
 };
+
+// The rotation nearest to a matrix that is off one by 1e-3 at most; one that is off by rounding
+// only stays as it is.
+Mat3 nearest_rotation(Mat3 matrix);
 
 // Where the motion from `before` to `now` leads next, at the same velocities.
 Pose extrapolate(const Pose& before, const Pose& now);

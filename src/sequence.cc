@@ -63,6 +63,7 @@ Pose reckon(const Pose& from, std::span<const Action> actions, std::span<const f
   if (pitch != 0)
     to.rotation = product(to.rotation, {1, 0, 0, 0, std::cos(pitch), -std::sin(pitch), 0,
                                         std::sin(pitch), std::cos(pitch)});
+  to.rotation = nearest_rotation(to.rotation);  // rounding adds up over a long walk
   return to;
 }
 

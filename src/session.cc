@@ -15,11 +15,6 @@ namespace {
 constexpr int64_t kDefaultBudget = int64_t{512} << 20;
 static_assert(kMaxContext <= kMaxPages);
 
-// A maximum that forgets: what a step should be expected to cost.
-void observe_cost(double& cost, double seconds) {
-  cost = std::max(seconds, 0.99 * cost + 0.01 * seconds);
-}
-
 void check_deadline(std::optional<double> deadline) {
   check<ArgumentError>(!deadline || (std::isfinite(*deadline) && *deadline > 0),
                        "deadline: expected seconds above 0, got ", deadline.value_or(0));
@@ -154,17 +149,23 @@ Session::Target Session::target(std::span<const float> actions) const {
 
 int64_t Session::observe_next(const uint8_t* image, std::span<const float> actions,
                               const std::optional<Pose>& pose) {
+  const Busy busy(*this);
   Target next = target(actions);
   if (pose) next.view.pose = *pose;
   return observe_target(image, next);
 }
 
 Frame Session::act(std::span<const float> actions, std::optional<double> deadline, uint8_t* out) {
+  const Busy busy(*this);
   return step_to(target(actions), deadline, out);
 }
 
-int64_t Session::observe_target(const uint8_t* image, const Target& target) {
+Frame Session::imagine_act(std::span<const float> actions) {
   const Busy busy(*this);
+  return imagine_target(target(actions));
+}
+
+int64_t Session::observe_target(const uint8_t* image, const Target& target) {
   check_target(target, "observe");
   const Manifest& m = model_->manifest();
   Frame frame{.pixels = borrow_pixels(), .images = m.images};
@@ -176,7 +177,6 @@ int64_t Session::observe_target(const uint8_t* image, const Target& target) {
 }
 
 Frame Session::step_to(Target target, std::optional<double> deadline, uint8_t* out) {
-  const Busy busy(*this);
   const Clock::time_point start = Clock::now();
   check_target(target, "step");
   check_deadline(deadline);
@@ -198,7 +198,6 @@ Frame Session::step_to(Target target, std::optional<double> deadline, uint8_t* o
 }
 
 Frame Session::imagine_target(const Target& target) {
-  const Busy busy(*this);
   const Clock::time_point start = Clock::now();
   check_target(target, "imagine");
   Frame frame = generate(target, recall(target.view, true), steps());
@@ -239,15 +238,16 @@ std::shared_ptr<Pixels> Session::borrow_pixels() {
 int Session::affordable_steps(std::optional<double> deadline) const {
   const auto& samplers = model_->manifest().samplers;
   if (!deadline) return steps();
+  const double step = step_cost_.expected(), fixed = fixed_cost_.expected();
   int affordable = samplers.begin()->first;
   for (const auto& [count, table] : samplers)
-    if (count <= steps() && fixed_cost_ + count * step_cost_ <= *deadline) affordable = count;
+    if (count <= steps() && fixed + count * step <= *deadline) affordable = count;
   return std::min(affordable, steps());
 }
 
 void Session::record(const Frame& frame) {
-  observe_cost(step_cost_, denoising_ / frame.steps);
-  observe_cost(fixed_cost_, frame.latency - denoising_);
+  step_cost_.add(denoising_ / frame.steps);
+  fixed_cost_.add(frame.latency - denoising_);
   const std::lock_guard lock(stats_mutex_);
   const size_t at = size_t(totals_.frames % kWindow);
   if (at < latencies_.size())

@@ -18,6 +18,7 @@
 #include "src/memory.h"
 #include "src/model.h"
 #include "src/pose_slot.h"
+#include "src/recent_costs.h"
 
 namespace rtfm {
 
@@ -64,12 +65,14 @@ class Session {
 
   // A real frame enters the world. image: [height, width, 3] RGB. Returns its id.
   int64_t observe(const uint8_t* image, const View& view) {
+    const Busy busy(*this);
     return observe_target(image, {view, {}});
   }
 
   // The frame seen from `view`, written to `out` [height, width, 3] if given. Commits it when the
   // context supports less of it than commit_below. Throws WorldError in an empty world.
   Frame step(const View& view, std::optional<double> deadline = {}, uint8_t* out = nullptr) {
+    const Busy busy(*this);
     return step_to({view, {}}, deadline, out);
   }
 
@@ -77,11 +80,15 @@ class Session {
   // with earlier frames and pages are at hand. The frame says which one it was.
   Frame step(const PoseSlot& slot, const Intrinsics& intrinsics,
              std::optional<double> deadline = {}, uint8_t* out = nullptr) {
+    const Busy busy(*this);
     return step_to({{slot.read(), intrinsics}, {}, &slot}, deadline, out);
   }
 
   // The frame that step(view) would return now; nothing is committed and nothing changes.
-  Frame imagine(const View& view) { return imagine_target({view, {}}); }
+  Frame imagine(const View& view) {
+    const Busy busy(*this);
+    return imagine_target({view, {}});
+  }
 
   // The same for models that go by actions: one value for each action of the manifest. The camera's
   // pose follows by dead reckoning. An observed frame is where the camera is, unless told
@@ -90,7 +97,7 @@ class Session {
                        const std::optional<Pose>& pose);
   Frame act(std::span<const float> actions, std::optional<double> deadline = {},
             uint8_t* out = nullptr);
-  Frame imagine_act(std::span<const float> actions) { return imagine_target(target(actions)); }
+  Frame imagine_act(std::span<const float> actions);
 
   // A branch of the world in O(1): from here on, each of the two goes its own way, and the same
   // calls give both the same frames. They share memory until one changes it, and copy no page ever;
@@ -161,6 +168,7 @@ class Session {
     bool complete = true;   // every page was at hand
   };
   Engine& engine();
+  // Of calls that hold the session:
   int64_t observe_target(const uint8_t* image, const Target& target);
   Frame step_to(Target target, std::optional<double> deadline, uint8_t* out);
   Frame imagine_target(const Target& target);
@@ -203,9 +211,9 @@ class Session {
 
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
-  double denoising_ = 0;                   // seconds from the last plan to its frame
-  double step_cost_ = 0, fixed_cost_ = 0;  // seconds, slowly forgetting maxima
-  mutable std::mutex stats_mutex_;         // of the two below
+  double denoising_ = 0;  // seconds from the last plan to its frame
+  RecentCosts step_cost_, fixed_cost_;
+  mutable std::mutex stats_mutex_;  // of the two below
   Stats totals_;
   std::vector<float> latencies_;  // ring of kWindow
 };

@@ -171,4 +171,8 @@ PYBIND11_MODULE(_testing, m) {
   m.def("allocations_of_walk", &allocations_of_walk);
   m.def("allocations_of_actions", &allocations_of_actions);
   m.def("fork_of", &fork_of);
+  py::class_<RecentCosts>(m, "RecentCosts")
+      .def(py::init<>())
+      .def("add", &RecentCosts::add)
+      .def("expected", &RecentCosts::expected);
 }

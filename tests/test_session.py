@@ -176,6 +176,24 @@ def test_deadline(session):
     assert session.stats()["late"] == 3
 
 
+def test_what_a_step_should_be_expected_to_cost():
+    costs = _testing.RecentCosts()
+    assert costs.expected() == 0
+    costs.add(5.0)  # threads start
+    assert costs.expected() == 5
+    for _ in range(63):
+        costs.add(1.0)
+    assert costs.expected() == 1
+    costs.add(30.0)
+    costs.add(30.0)
+    assert costs.expected() == 1  # a hiccup
+    costs.add(2.0)
+    assert costs.expected() == 2  # more than a hiccup
+    for _ in range(64):
+        costs.add(1.0)
+    assert costs.expected() == 1
+
+
 def test_stats(session):
     for i in range(5):
         session.step(turn(i))
@@ -211,6 +229,27 @@ def test_reproject(session):
     assert np.asarray(frame.reproject(turn(180))).shape == frame.shape
     with pytest.raises(rtfm_rt.PoseError):
         frame.reproject(np.ones((4, 4)))
+
+
+def test_reproject_is_a_homography(session):
+    frame = session.step(turn(0))
+    image = np.asarray(frame).astype(float)
+    focal = np.array(frame.intrinsics) * (WIDTH, HEIGHT)
+    centre = (np.array((WIDTH, HEIGHT)) - 1) / 2
+    columns, rows = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    rays = (np.stack([columns, rows], -1) - centre) / focal
+    rays = np.concatenate([rays, np.ones((HEIGHT, WIDTH, 1))], -1)
+    for angle in (1.0, -7.0, 40.0, 100.0):
+        pose = turn(angle)
+        seen = rays @ (frame.pose[:3, :3].T @ pose[:3, :3]).T
+        seen = seen[..., :2] / np.maximum(seen[..., 2:], 1e-6) * focal + centre
+        x, y = np.moveaxis(np.clip(seen, 0, 2 * centre), -1, 0)
+        left, top = (np.minimum(v.astype(int), n - 2) for v, n in ((x, WIDTH), (y, HEIGHT)))
+        u, v = (x - left)[..., None], (y - top)[..., None]
+        above = image[top, left] * (1 - u) + image[top, left + 1] * u
+        below = image[top + 1, left] * (1 - u) + image[top + 1, left + 1] * u
+        want = above * (1 - v) + below * v
+        assert np.abs(np.asarray(frame.reproject(pose)) - want).max() < 0.51
 
 
 def test_a_model_shared_by_sessions(model, picture):

@@ -125,6 +125,18 @@ def test_a_frame_takes_the_room_of_one_it_attends_to(files):
         lost = (known - set(tight.memory.ids)) & set(frame.context)
 
 
+def test_a_long_turn_does_not_shear_the_camera(files, tmp_path):
+    session = rtfm_rt.Session(files["keep"], device="cpu:portable", threads=1)
+    session.observe(np.zeros((*session.image_size, 3), np.uint8))
+    turns = {a["name"]: 0.7 for a in session.model.manifest["actions"] if any(a["turn"])}
+    for _ in range(400):
+        pose = session.step(action=turns).pose[:3, :3]
+    assert np.linalg.norm(pose.T @ pose - np.eye(3)) < 1e-14
+    session.save(tmp_path / "world")
+    loaded = rtfm_rt.Session.load(tmp_path / "world", files["keep"], threads=1)
+    assert np.array_equal(loaded.memory.poses, session.memory.poses)
+
+
 def test_branches_and_dreams(start, load, tmp_path):
     """A branch is a world of its own, from the window that it shares with the other."""
     session = start(9)
