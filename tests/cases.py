@@ -52,6 +52,8 @@ MATMULS = [
     (130, 40, 1100),
     (33, 64, 96),
 ]
+# of 64 x 128 and of 128 x 128 on 132 multiprocessors, whole and with k split
+LARGE_MATMULS = [(192, 2880, 64), (512, 2112, 64), (128, 2048, 8192), (512, 1280, 5120)]
 EPILOGUES = ["store", "gelu", "gated"]
 
 NORMS = [(1, 3), (5, 16), (31, 33), (32, 24), (33, 100), (64, 256), (100, 65), (5, 5000)]
@@ -77,6 +79,8 @@ ATTENDS = [
     Attend(64, 1, 256, 9),
     Attend(129, 7, 16, 0),
     Attend(300, 1, 128, 2),
+    Attend(128, 2, 64, 1),  # these two: the kernels of a GPU that take tensor maps
+    Attend(192, 1, 128, 2),
     Attend(77, 2, 64, 3, metres=1000),
     Attend(60, 3, 24, 9, metres=1000),
     Attend(6, 1, 8, 2, metres=1e6),

@@ -12,6 +12,9 @@ import numpy as np
 import rtfm_rt
 from rtfm_rt import _testing
 
+# device names that mean this machine's CPU
+CPU_NAMES = ("cpu",) if rtfm_rt._core.cuda_devices() else ("cpu", "auto")
+
 
 @dataclass
 class Frame:

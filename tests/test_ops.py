@@ -17,6 +17,7 @@ import cases
 import reference
 import rtfm_rt
 from cases import Attend, assert_close
+from emulated import CPU_NAMES
 
 
 def identical(a: Any, b: Any) -> bool:
@@ -51,6 +52,18 @@ def test_matmul(testing, device, case, epilogue, rng):
     dtype = precision(testing, device)
     want = reference.matmul(**arguments, precision=dtype)
     assert_close(got, want, dtype if epilogue == "gelu" else "float32")
+
+
+@pytest.mark.skipif("auto" in CPU_NAMES, reason="for a GPU")
+@pytest.mark.parametrize("epilogue", cases.EPILOGUES)
+@pytest.mark.parametrize("case", cases.LARGE_MATMULS, ids=cases.name)
+def test_large_tiles(testing, case, epilogue, rng):
+    """The tiles that smaller products leave alone on a GPU, in one piece and in several."""
+    for dtype in "bfloat16", "float8":
+        arguments = cases.matmul(case, epilogue, rng)
+        got = testing.Device("cuda", dtype).matmul(**arguments)
+        want = reference.matmul(**arguments, precision=dtype)
+        assert_close(got, want, "bfloat16" if epilogue == "gelu" else "tensor")
 
 
 @pytest.mark.parametrize("epilogue", cases.EPILOGUES)
@@ -264,7 +277,7 @@ def test_names(testing, device):
 
 def test_the_best_tier_is_taken(testing):
     best = testing.tiers()[0]
-    for name in "auto", "cpu":
+    for name in CPU_NAMES:
         assert testing.Device(name).name == f"cpu:{best}"
         fastest = next(tier for tier in testing.tiers() if tier not in ("amx", *cases.INT8))
         assert testing.Device(name, "float32").name == f"cpu:{fastest}"

@@ -6,6 +6,7 @@ Only what ran is in it: a benchmark that failed or was stopped has no figures.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -36,7 +37,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "gpu": gpu,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": said("git", "rev-parse", "HEAD") or "not a git checkout",
+        "commit": os.environ.get("COMMIT") or said("git", "rev-parse", "HEAD") or "unknown",
         "changed": bool(said("git", "status", "--porcelain", "--untracked-files=no")),
         "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "nvcc": said("sh", "-c", f"{nvcc} --version | grep release"),
@@ -52,7 +53,7 @@ def main() -> None:
             "last_line": last_line(log) if log.exists() else "",
         }
     for name in ("ops", "memory", "float8", "models", "families", "torch"):
-        if (folder / f"{name}.json").exists():
+        with contextlib.suppress(OSError, ValueError):  # not there, or cut off in the middle
             report[name] = json.loads((folder / f"{name}.json").read_text())
     json.dump(report, sys.stdout, indent=1)
     print()
