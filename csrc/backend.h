@@ -38,6 +38,8 @@ struct StepInputs {
   void* page;                       // that a read pass fills
   Camera camera;                    // of the frame
   float actions[kMaxActions];       // that lead to the frame
+  const void* state;                // that the frames before it left; null: none did
+  void* next_state;                 // that a pass leaves
 };
 
 enum class Epilogue : uint8_t {
@@ -181,10 +183,9 @@ struct UnpatchifyArgs {
   float divisor = 127.5f, offset = 1.f;
 };
 
-// Between memory and what a page holds beside its keys and values, `offset` bytes into it.
-struct PageCopyArgs {
+// Between memory and `offset` bytes into a state: load from inputs->state, store to next_state.
+struct StateCopyArgs {
   const StepInputs* inputs;
-  int64_t index;  // page_load: of inputs->pages; page_store goes to inputs->page
   void* memory;
   int64_t offset, bytes;
 };
@@ -336,8 +337,8 @@ class Backend {
   virtual int64_t kernel_bytes(int64_t, int64_t) const { refuse("convolution"); }
   virtual void pack_kernel(const float*, int64_t, int64_t, void*) { refuse("convolution"); }
   virtual void convolution(const ConvolutionArgs&) { refuse("convolution"); }
-  virtual void page_load(const PageCopyArgs&) { refuse("page_load"); }
-  virtual void page_store(const PageCopyArgs&) { refuse("page_store"); }
+  virtual void state_load(const StateCopyArgs&) { refuse("state_load"); }
+  virtual void state_store(const StateCopyArgs&) { refuse("state_store"); }
   virtual void ray_patches(const RayPatchesArgs&) { refuse("ray_patches"); }
   virtual void time_attention(const TimeAttentionArgs&) { refuse("time_attention"); }
   virtual void condition(const ConditionArgs&) { refuse("condition"); }

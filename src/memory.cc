@@ -41,17 +41,20 @@ Memory::Capacity Memory::capacity(const Retrieval& retrieval, int64_t page_bytes
 }
 
 Memory::Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval,
-               int64_t page_bytes, int64_t image_bytes, int64_t budget)
-    : Memory(backend, retrieval, page_bytes, image_bytes,
+               int64_t page_bytes, int64_t state_bytes, int64_t image_bytes, int64_t budget)
+    : Memory(backend, retrieval, page_bytes, state_bytes, image_bytes,
              capacity(retrieval, page_bytes, image_bytes, budget)) {}
 
 Memory::Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval,
-               int64_t page_bytes, int64_t image_bytes, const Capacity& capacity)
+               int64_t page_bytes, int64_t state_bytes, int64_t image_bytes,
+               const Capacity& capacity)
     : page_bytes_(page_bytes),
+      state_bytes_(state_bytes),
       image_bytes_(image_bytes),
       frames_(with_spares(retrieval, capacity.pages), capacity.frames),
       pool_(capacity.pages, capacity.frames),
       pages_(capacity.pages + 1, page_bytes, on(backend)),
+      states_(state_bytes ? 2 : 0, state_bytes, on(backend)),
       images_((capacity.frames + kImages - 1) / kImages, kImages * image_bytes, Blocks::host) {}
 
 int32_t Memory::insert(int64_t id, const View& view, const uint8_t* image) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a session remembers, in two tiers within one budget: the view and pixels of every frame, and
-// the pages of those used last. A page that is not at hand is encoded again from the pixels.
+// the pages of those used last. A page that is not at hand is encoded again from the pixels. And
+// the state that the newest frame left, of families that have one.
 #pragma once
 
 #include <memory>
@@ -22,7 +23,7 @@ class Memory {
   // budget: bytes for pixels and pages together; a quarter goes to pixels where they are the
   // smaller part. Throws ArgumentError if a context and one new frame do not fit.
   Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval, int64_t page_bytes,
-         int64_t image_bytes, int64_t budget);
+         int64_t state_bytes, int64_t image_bytes, int64_t budget);
 
   // Plans name more frames than `context`, in order of choice: spares for pages not at hand.
   FrameCache& frames() { return frames_; }
@@ -49,6 +50,12 @@ class Memory {
   void drop_page(int32_t slot) { pool_.release(slot); }
   std::byte* scratch_page() { return pages_.replace(pool_.pages()); }  // belongs to no frame
 
+  // Null before the first frame, and in families without.
+  const std::byte* state() const { return state_ < 0 ? nullptr : states_[state_]; }
+  // Room for the next one, which is the state from advance_state() on; null in families without.
+  std::byte* next_state() { return state_bytes_ ? states_.replace(state_ != 0 ? 0 : 1) : nullptr; }
+  void advance_state() { state_ = state_bytes_ ? (state_ != 0 ? 0 : 1) : -1; }
+
   std::vector<int32_t> pages_by_use() const { return pool_.by_use(); }  // slots, oldest use first
 
   int64_t resident() const { return pool_.resident(); }  // frames with a page at hand
@@ -61,13 +68,15 @@ class Memory {
   static Capacity capacity(const Retrieval& retrieval, int64_t page_bytes, int64_t image_bytes,
                            int64_t budget);
   Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval, int64_t page_bytes,
-         int64_t image_bytes, const Capacity& capacity);
+         int64_t state_bytes, int64_t image_bytes, const Capacity& capacity);
   static constexpr int32_t kImages = 16;  // in a block
 
-  int64_t page_bytes_, image_bytes_;
+  int64_t page_bytes_, state_bytes_, image_bytes_;
   FrameCache frames_;
   PagePool pool_;
   Blocks pages_;   // [pages + 1] pages on the device; the last is scratch
+  Blocks states_;  // this one and the next one, on the device
+  int state_ = -1;
   Blocks images_;  // [frames / kImages] of kImages images
 };
 

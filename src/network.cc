@@ -22,6 +22,7 @@ void Passes::prepare(const Shot& shot, std::byte* page, int) {
   }
   inputs.seed = shot.seed, inputs.frame = shot.frame;
   inputs.page = page;
+  inputs.state = shot.state, inputs.next_state = shot.next_state;
   inputs.camera = shot.camera;
   std::copy(shot.actions.begin(), shot.actions.end(), inputs.actions);
   backend_->upload(inputs_.data(), &inputs, sizeof inputs);

@@ -33,6 +33,8 @@ struct Shot {  // what differs from frame to frame
   Camera camera{};                   // of the frame, in the gauge of the world
   std::span<const float> actions{};  // that lead to the frame
   uint64_t seed = 0, frame = 0;      // frame: its id
+  const std::byte* state = nullptr;  // that the frame before it left; null: there is none
+  std::byte* next_state = nullptr;   // that passes which fill a page leave
 };
 
 // The passes of one network over memory of their own. Write and read are functions of the number of
@@ -77,6 +79,8 @@ class Network {
   virtual std::unique_ptr<Passes> make_passes(const std::shared_ptr<Backend>& backend,
                                               int context) const = 0;
   virtual int64_t page_bytes(const Backend& backend) const = 0;
+  // What the next frame needs of all before it, beside pages; 0: nothing.
+  virtual int64_t state_bytes(const Backend&) const { return 0; }
   // What Passes::renew makes the rest of a page from: where frames leave the window for good, all
   // that must be written down of it.
   virtual PagePart renewed_from(const Backend& backend) const {

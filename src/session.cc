@@ -81,7 +81,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       engines_(std::make_shared<Engines>(model_, *options_.context, options_.threads)),
       engine_(engines_->take()),
       memory_(model_->backend(), retrieval(options_, model_->manifest()),
-              model_->network().page_bytes(*model_->backend()), model_->manifest().image_bytes(),
+              model_->network().page_bytes(*model_->backend()),
+              model_->network().state_bytes(*model_->backend()), model_->manifest().image_bytes(),
               *options_.memory_budget) {
   check<ArgumentError>(!options_.stream || model_->backend()->ordinal() >= 0,
                        "stream: expected none where frames are made on a CPU, on ", device(),

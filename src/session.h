@@ -110,7 +110,8 @@ class Session {
   const Model& model() const { return *model_; }
   std::shared_ptr<const Model> shared_model() const { return model_; }
   World world();  // without the bytes of pages
-  // What is written down of the page of a frame that has one. Models that go by actions only.
+  // What is written down of the page of a frame that has one, and after that of the newest frame
+  // the state that it left. Models that go by actions only.
   std::vector<std::byte> saved_page(int64_t id);
   // Takes over a saved world; images [ids, height, width, 3]. The next frames are those that the
   // session it came from would have made, to the bit on the same device. Throws WorldError, with
@@ -187,6 +188,7 @@ class Session {
   Context seen(const View& view, bool dreaming);
   void renew(Context& context);
   PagePart saved_part() const;
+  int64_t state_bytes() const;
   void check_pages(const World& world) const;
   void restore_pages(const World& world);
   int most_missed(const Plan& plan) const;

@@ -144,7 +144,8 @@ Shot Session::shot(const Target& target, const Context& context) const {
   Shot shot{.context = {context.pages, size_t(context.count)},
             .actions = target.actions,
             .seed = options_.seed,
-            .frame = uint64_t(next_id_)};
+            .frame = uint64_t(next_id_),
+            .state = memory_.state()};
   shot.camera = camera(target.view);
   return shot;
 }
@@ -193,10 +194,13 @@ void Session::commit(const Target& target, const Context& context, const Frame& 
   const bool attended = std::any_of(context.pages, context.pages + context.count,
                                     [&](const ContextPage& p) { return p.page == page; });
   std::byte* to = attended ? memory_.scratch_page() : page;
+  Shot shot = this->shot(target, context);
+  shot.next_state = memory_.next_state();
   if (frame.steps > 0)
-    engine().keep(shot(target, context), to);
+    engine().keep(shot, to);
   else
-    engine().encode(shot(target, context), frame.pixels->data(), to);
+    engine().encode(shot, frame.pixels->data(), to);
+  memory_.advance_state();
   if (attended) engine().copy(page, to, model_->network().page_bytes(*model_->backend()));
 }
 

@@ -59,14 +59,18 @@ PagePart Session::saved_part() const {
   return {0, network.page_bytes(backend), backend.operand_dtype()};
 }
 
+int64_t Session::state_bytes() const { return model_->network().state_bytes(*model_->backend()); }
+
 std::vector<std::byte> Session::saved_page(int64_t id) {
   const Busy busy(*this);
   const int32_t slot = memory_.frames().slot_of(id);
   check<WorldError>(model_->manifest().by_actions() && memory_.has_page(slot), "frame ", id,
                     ": expected one of a window, got one without a page to write down");
   const PagePart part = saved_part();
-  std::vector<std::byte> bytes(size_t(part.bytes));
+  const int64_t state = id == next_id_ - 1 ? state_bytes() : 0;
+  std::vector<std::byte> bytes(size_t(part.bytes + state));
   engine().download(bytes.data(), memory_.peek_page(slot) + part.offset, part.bytes);
+  if (state) engine().download(bytes.data() + part.bytes, memory_.state(), state);
   return bytes;
 }
 
@@ -80,9 +84,12 @@ void Session::check_pages(const World& world) const {
                     "; load it with precision='", world.page_dtype, "'");
   check<WorldError>(world.pages.size() == (by_actions ? world.with_page.size() : 0),
                     "restore: expected as many pages as frames of the window, got others");
-  for (const auto& page : world.pages)
-    check<WorldError>(int64_t(page.size()) == part.bytes, "restore: expected pages of ", part.bytes,
-                      " bytes, got ", page.size());
+  for (size_t i = 0; i < world.pages.size(); ++i) {
+    const int64_t bytes = int64_t(world.pages[i].size()), whole = part.bytes + state_bytes();
+    const int64_t wanted = world.with_page[i] == world.next_id - 1 ? whole : part.bytes;
+    check<WorldError>(bytes == wanted || bytes == whole,  // the newest when it was saved
+                      "restore: expected pages of ", wanted, " bytes, got ", bytes);
+  }
 }
 
 void Session::restore(const World& world, const uint8_t* images) {
@@ -113,6 +120,9 @@ void Session::restore_pages(const World& world) {
   for (size_t i = 0; i < world.pages.size(); ++i) {
     std::byte* page = memory_.assign_page(memory_.frames().slot_of(world.with_page[i]), {});
     engine().upload(page + part.offset, world.pages[i].data(), part.bytes);
+    if (!state_bytes() || world.with_page[i] != world.next_id - 1) continue;
+    engine().upload(memory_.next_state(), world.pages[i].data() + part.bytes, state_bytes());
+    memory_.advance_state();
   }
   if (!model_->manifest().sequence.renew) return;
   Context context = seen(target({}).view, true);

@@ -248,12 +248,12 @@ Status quantized_matmul(Context* c, const MatmulArgs* a) {
   return op(c, &args);
 }
 
-Status page_load(Context* c, const PageCopyArgs* a) {
-  const PageLoad args{*a};
+Status state_load(Context* c, const StateCopyArgs* a) {
+  const StateLoad args{*a};
   return op(c, &args);
 }
-Status page_store(Context* c, const PageCopyArgs* a) {
-  const PageStore args{*a};
+Status state_store(Context* c, const StateCopyArgs* a) {
+  const StateStore args{*a};
   return op(c, &args);
 }
 
@@ -288,8 +288,8 @@ const Api kTable = {
     .patchify = op<PatchifyArgs>,
     .unpatchify = op<UnpatchifyArgs>,
     .unfold = op<UnfoldArgs>,
-    .page_load = page_load,
-    .page_store = page_store,
+    .state_load = state_load,
+    .state_store = state_store,
     .ray_patches = op<RayPatchesArgs>,
     .time_attention = op<TimeAttentionArgs>,
     .condition = op<ConditionArgs>,

@@ -37,10 +37,10 @@ std::array<Range, 3> ranges(const UnfoldArgs& a) {
            {c.past, c.past ? rows_of(places, c.past_channels, c.past_stride, 2) : 0},
            {a.seen, padded_rows(a.places) * a.stride * 2}}};
 }
-std::array<Range, 2> ranges(const PageLoad& a) {
+std::array<Range, 2> ranges(const StateLoad& a) {
   return {{{a.args.inputs, sizeof(StepInputs)}, {a.args.memory, a.args.bytes}}};
 }
-std::array<Range, 2> ranges(const PageStore& a) {
+std::array<Range, 2> ranges(const StateStore& a) {
   return {{{a.args.inputs, sizeof(StepInputs)}, {a.args.memory, a.args.bytes}}};
 }
 std::array<Range, 3> ranges(const RayPatchesArgs& a) {
@@ -98,8 +98,8 @@ void run(const TimeAttentionArgs& a) {
 
 void run(const EpilogueArgs& a) { run_items(a); }
 void run(const UnfoldArgs& a) { run_items(a); }
-void run(const PageLoad& a) { run_items(a); }
-void run(const PageStore& a) { run_items(a); }
+void run(const StateLoad& a) { run_items(a); }
+void run(const StateStore& a) { run_items(a); }
 void run(const RayPatchesArgs& a) { run_items(a); }
 void run(const ConditionArgs& a) { run_items(a); }
 void run(const SaveFrameArgs& a) { run_items(a); }

@@ -17,6 +17,7 @@ ORDER = [
     "src/json",
     "src/pose",
     "src/pose_slot",
+    "src/recent_costs",
     "src/safetensors",
     "src/section",
     "src/manifest",

@@ -90,12 +90,13 @@ class CpuBackend final : public Backend {
     kernels_.pack_kernel(w, n, k, packed);
   }
   void convolution(const ConvolutionArgs& a) override { launch(kernels_.convolution, a); }
-  void page_load(const PageCopyArgs& a) override {
-    const std::byte* page = static_cast<const std::byte*>(a.inputs->pages[a.index]);
-    std::memcpy(a.memory, page + a.offset, size_t(a.bytes));
+  void state_load(const StateCopyArgs& a) override {
+    const std::byte* state = static_cast<const std::byte*>(a.inputs->state);
+    std::memcpy(a.memory, state + a.offset, size_t(a.bytes));
   }
-  void page_store(const PageCopyArgs& a) override {
-    std::memcpy(static_cast<std::byte*>(a.inputs->page) + a.offset, a.memory, size_t(a.bytes));
+  void state_store(const StateCopyArgs& a) override {
+    std::byte* state = static_cast<std::byte*>(a.inputs->next_state);
+    std::memcpy(state + a.offset, a.memory, size_t(a.bytes));
   }
   void ray_patches(const RayPatchesArgs& a) override { launch(kernels_.ray_patches, a); }
   void time_attention(const TimeAttentionArgs& a) override { launch(kernels_.time_attention, a); }

@@ -78,8 +78,8 @@ struct Api {
   Status (*unpatchify)(Context*, const UnpatchifyArgs*);
 
   Status (*unfold)(Context*, const UnfoldArgs*);
-  Status (*page_load)(Context*, const PageCopyArgs*);
-  Status (*page_store)(Context*, const PageCopyArgs*);
+  Status (*state_load)(Context*, const StateCopyArgs*);
+  Status (*state_store)(Context*, const StateCopyArgs*);
   Status (*ray_patches)(Context*, const RayPatchesArgs*);
   Status (*time_attention)(Context*, const TimeAttentionArgs*);
   Status (*condition)(Context*, const ConditionArgs*);
@@ -94,7 +94,7 @@ constexpr uint32_t kAbi = uint32_t(
     0x0100'0000 + sizeof(Api) + sizeof(StepInputs) + sizeof(MatmulArgs) + sizeof(NormModulateArgs) +
     sizeof(QkvSplitArgs) + sizeof(GatherArgs) + sizeof(AttentionArgs) + sizeof(SamplerArgs) +
     sizeof(PatchifyArgs) + sizeof(UnpatchifyArgs) + sizeof(EpilogueArgs) + sizeof(UnfoldArgs) +
-    sizeof(PageCopyArgs) + sizeof(RayPatchesArgs) + sizeof(TimeAttentionArgs) +
+    sizeof(StateCopyArgs) + sizeof(RayPatchesArgs) + sizeof(TimeAttentionArgs) +
     sizeof(ConditionArgs) + sizeof(SaveFrameArgs) + sizeof(LoadFrameArgs) + sizeof(GroupArgs) +
     sizeof(UngroupArgs));
 

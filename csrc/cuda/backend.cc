@@ -153,8 +153,8 @@ class CudaBackend final : public Backend {
   void sampler(const SamplerArgs& a) override { check(api_.sampler(context_, &a)); }
   void patchify(const PatchifyArgs& a) override { check(api_.patchify(context_, &a)); }
   void unpatchify(const UnpatchifyArgs& a) override { check(api_.unpatchify(context_, &a)); }
-  void page_load(const PageCopyArgs& a) override { check(api_.page_load(context_, &a)); }
-  void page_store(const PageCopyArgs& a) override { check(api_.page_store(context_, &a)); }
+  void state_load(const StateCopyArgs& a) override { check(api_.state_load(context_, &a)); }
+  void state_store(const StateCopyArgs& a) override { check(api_.state_store(context_, &a)); }
   void ray_patches(const RayPatchesArgs& a) override { check(api_.ray_patches(context_, &a)); }
   void time_attention(const TimeAttentionArgs& a) override {
     check(api_.time_attention(context_, &a));

@@ -65,24 +65,24 @@ RTFM_BODY void copy_some(const char* from, char* to, int64_t left) {
     for (int64_t i = 0; i < (left < 16 ? left : 16); ++i) to[i] = from[i];
 }
 
-struct PageLoad {
-  PageCopyArgs args;
+struct StateLoad {
+  StateCopyArgs args;
 };
-RTFM_BODY int64_t items(const PageLoad& a) { return (a.args.bytes + 15) / 16; }
-RTFM_BODY void item(const PageLoad& load, int64_t i) {
-  const PageCopyArgs& a = load.args;
-  const char* page = static_cast<const char*>(a.inputs->pages[a.index]) + a.offset;
-  copy_some(page + 16 * i, static_cast<char*>(a.memory) + 16 * i, a.bytes - 16 * i);
+RTFM_BODY int64_t items(const StateLoad& a) { return (a.args.bytes + 15) / 16; }
+RTFM_BODY void item(const StateLoad& load, int64_t i) {
+  const StateCopyArgs& a = load.args;
+  const char* state = static_cast<const char*>(a.inputs->state) + a.offset;
+  copy_some(state + 16 * i, static_cast<char*>(a.memory) + 16 * i, a.bytes - 16 * i);
 }
 
-struct PageStore {
-  PageCopyArgs args;
+struct StateStore {
+  StateCopyArgs args;
 };
-RTFM_BODY int64_t items(const PageStore& a) { return (a.args.bytes + 15) / 16; }
-RTFM_BODY void item(const PageStore& store, int64_t i) {
-  const PageCopyArgs& a = store.args;
-  char* page = static_cast<char*>(a.inputs->page) + a.offset;
-  copy_some(static_cast<const char*>(a.memory) + 16 * i, page + 16 * i, a.bytes - 16 * i);
+RTFM_BODY int64_t items(const StateStore& a) { return (a.args.bytes + 15) / 16; }
+RTFM_BODY void item(const StateStore& store, int64_t i) {
+  const StateCopyArgs& a = store.args;
+  char* state = static_cast<char*>(a.inputs->next_state) + a.offset;
+  copy_some(static_cast<const char*>(a.memory) + 16 * i, state + 16 * i, a.bytes - 16 * i);
 }
 
 }  // namespace rtfm::cuda

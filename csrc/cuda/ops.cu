@@ -143,11 +143,11 @@ cudaError_t time_attention(const TimeAttentionArgs& a, cudaStream_t stream) {
 
 cudaError_t epilogue(const EpilogueArgs& a, cudaStream_t s) { return launch_items(a, s); }
 cudaError_t unfold(const UnfoldArgs& a, cudaStream_t s) { return launch_items(a, s); }
-cudaError_t page_load(const PageCopyArgs& a, cudaStream_t s) {
-  return launch_items(PageLoad{a}, s);
+cudaError_t state_load(const StateCopyArgs& a, cudaStream_t s) {
+  return launch_items(StateLoad{a}, s);
 }
-cudaError_t page_store(const PageCopyArgs& a, cudaStream_t s) {
-  return launch_items(PageStore{a}, s);
+cudaError_t state_store(const StateCopyArgs& a, cudaStream_t s) {
+  return launch_items(StateStore{a}, s);
 }
 cudaError_t ray_patches(const RayPatchesArgs& a, cudaStream_t s) { return launch_items(a, s); }
 cudaError_t condition(const ConditionArgs& a, cudaStream_t s) { return launch_items(a, s); }

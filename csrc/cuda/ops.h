@@ -17,8 +17,8 @@ cudaError_t unpatchify(const UnpatchifyArgs& a, cudaStream_t stream);
 
 cudaError_t epilogue(const EpilogueArgs& a, cudaStream_t stream);
 cudaError_t unfold(const UnfoldArgs& a, cudaStream_t stream);
-cudaError_t page_load(const PageCopyArgs& a, cudaStream_t stream);
-cudaError_t page_store(const PageCopyArgs& a, cudaStream_t stream);
+cudaError_t state_load(const StateCopyArgs& a, cudaStream_t stream);
+cudaError_t state_store(const StateCopyArgs& a, cudaStream_t stream);
 cudaError_t ray_patches(const RayPatchesArgs& a, cudaStream_t stream);
 cudaError_t time_attention(const TimeAttentionArgs& a, cudaStream_t stream);
 cudaError_t condition(const ConditionArgs& a, cudaStream_t stream);

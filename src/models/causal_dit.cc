@@ -28,7 +28,6 @@ ContextSight sight_of(const Sequence& window, const Shot& shot) {
   ContextSight sight{.first_global = count};
   for (int i = 0; i < count; ++i) {  // in the order of sequence_context
     const int64_t id = shot.context[size_t(i)].id;
-    if (id == frame - 1) sight.newest = i;
     if (id >= frame - window.recent) sight.local = i + 1;
     if (id % window.every == 0 && id > frame - window.within)
       sight.first_global = std::min(sight.first_global, i);
@@ -85,23 +84,23 @@ void CausalDit::build_modulation(const Weights& weights) {
   final_modulation_ = upload(weights.backend, final);
 }
 
-// Each part of a page, and each page, on a cache line.
+// Each page and each state on a cache line.
 static int64_t whole_lines(int64_t bytes) {
   constexpr int64_t kLine = 64;
   return (bytes + kLine - 1) / kLine * kLine;
 }
 
-int64_t CausalDit::decoder_offset(const Backend& backend) const {
+int64_t CausalDit::page_bytes(const Backend& backend) const {
   return whole_lines(sizes_.layers * 2 * sizes_.key_size() * sizes_.tokens() *
                      size_of(backend.operand_dtype()));
 }
 
-int64_t CausalDit::page_bytes(const Backend& backend) const {
+int64_t CausalDit::state_bytes(const Backend& backend) const {
   const TaehvSizes& codec = sizes_.codec;
   int64_t remembered = 0;
   for (int i = 0; i < kStages; ++i)
     remembered += kBlocks * (codec.places() << (2 * i)) * codec.decoder_widths[i];
-  return decoder_offset(backend) + whole_lines(remembered * size_of(backend.operand_dtype()));
+  return whole_lines(remembered * size_of(backend.operand_dtype()));
 }
 
 int64_t CausalDit::time_index(float t) const {

@@ -37,10 +37,9 @@ struct CausalDitSizes {
 std::unique_ptr<Topology> open_causal_dit(const Section& root, Manifest& manifest);
 
 // Of the pages of a shot: which the local layers attend to, from the first, and the global ones, to
-// the last; and the frame right before it, -1 if it is none of them.
+// the last.
 struct ContextSight {
   int local = 0, first_global = 0, global = 0;
-  int newest = -1;
 };
 ContextSight sight_of(const Sequence& window, const Shot& shot);
 
@@ -76,9 +75,8 @@ class CausalDit final : public Network {
 
   std::unique_ptr<Passes> make_passes(const std::shared_ptr<Backend>& backend,
                                       int context) const override;
-  // K/V of all layers, then what the decoder must remember of the frame.
-  int64_t page_bytes(const Backend& backend) const override;
-  int64_t decoder_offset(const Backend& backend) const;
+  int64_t page_bytes(const Backend& backend) const override;   // K/V of all layers
+  int64_t state_bytes(const Backend& backend) const override;  // what the decoder remembers
 
   const CausalDitSizes& sizes() const { return sizes_; }
   const Taehv& codec() const { return codec_; }
@@ -98,7 +96,7 @@ class CausalDit final : public Network {
 
   // The velocity of the noisy tokens in w.x_operand at t, a sigma of the manifest.
   void write(Backend& backend, const CausalWorkspace& w, float t, const ContextSight& sight) const;
-  // The page of the clean tokens in w.x_operand, but for the decoder's part.
+  // The page of the clean tokens in w.x_operand.
   void read(Backend& backend, const CausalWorkspace& w, const ContextSight& sight) const;
 
  private:

@@ -65,6 +65,7 @@ class CausalDitPasses final : public Passes {
   void prepare(const Shot& shot, std::byte* page, int steps) override {
     Passes::prepare(shot, page, steps);
     sight_ = sight_of(network_.sizes().window, shot);
+    follows_ = shot.state != nullptr;
     network_.prepare(*backend_, workspace_, shot);
   }
 
@@ -101,9 +102,8 @@ class CausalDitPasses final : public Passes {
   void decode() {
     TaehvScratch& codec = workspace_.codec;
     network_.untokenize(*backend_, workspace_);
-    const int64_t offset = network_.decoder_offset(*backend_);
-    if (sight_.newest >= 0) {
-      codec.decoder.memory.load(*backend_, inputs(), sight_.newest, offset);
+    if (follows_) {
+      codec.decoder.memory.load(*backend_, inputs());
     } else {
       codec.decoder.memory.clear();
       for (int i = 0; i < network_.sizes().codec.warmup; ++i)
@@ -111,14 +111,13 @@ class CausalDitPasses final : public Passes {
     }
     network_.codec().decode(*backend_, codec, image().data());
   }
-  void remember() {
-    workspace_.codec.decoder.memory.store(*backend_, inputs(), network_.decoder_offset(*backend_));
-  }
+  void remember() { workspace_.codec.decoder.memory.store(*backend_, inputs()); }
 
   const CausalDit& network_;
   const std::map<int, std::vector<SamplerRow>>& samplers_;
   CausalWorkspace workspace_;
   ContextSight sight_;
+  bool follows_ = false;  // a frame was before it
 };
 
 bool boolean(const Section& root, std::string_view key) {

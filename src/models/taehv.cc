@@ -129,19 +129,17 @@ void TaehvMemory::advance(int stage) {
 
 void TaehvMemory::clear() { empty_.fill(true); }
 
-void TaehvMemory::load(Backend& backend, const StepInputs* inputs, int64_t index, int64_t offset) {
+void TaehvMemory::load(Backend& backend, const StepInputs* inputs) {
   turn_.fill(0), empty_.fill(false);
-  backend.page_load(
-      {.inputs = inputs, .index = index, .memory = halves_[0], .offset = offset, .bytes = bytes()});
+  backend.state_load({.inputs = inputs, .memory = halves_[0], .offset = 0, .bytes = bytes()});
 }
 
-void TaehvMemory::store(Backend& backend, const StepInputs* inputs, int64_t offset) const {
+void TaehvMemory::store(Backend& backend, const StepInputs* inputs) const {
   for (int i = 0; i < kStages; ++i)
-    backend.page_store({.inputs = inputs,
-                        .index = 0,
-                        .memory = halves_[turn_[i]] + at_[i],
-                        .offset = offset + at_[i],
-                        .bytes = at_[i + 1] - at_[i]});
+    backend.state_store({.inputs = inputs,
+                         .memory = halves_[turn_[i]] + at_[i],
+                         .offset = at_[i],
+                         .bytes = at_[i + 1] - at_[i]});
 }
 
 TaehvEncoding::TaehvEncoding(Room& room, const TaehvSizes& s, DType operand) {

@@ -66,9 +66,9 @@ class TaehvMemory {
   void clear();             // nothing was before
 
   int64_t bytes() const { return at_[kStages]; }
-  // What was before, from and to a page: bytes() at `offset`.
-  void load(Backend& backend, const StepInputs* inputs, int64_t index, int64_t offset);
-  void store(Backend& backend, const StepInputs* inputs, int64_t offset) const;
+  // What was before, bytes(), from the state of the inputs and to the next one.
+  void load(Backend& backend, const StepInputs* inputs);
+  void store(Backend& backend, const StepInputs* inputs) const;
 
  private:
   Plane plane(int stage, int block, int which) const;
