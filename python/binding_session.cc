@@ -15,10 +15,6 @@ namespace {
 
 using namespace py::literals;
 
-struct MemoryView {  // what Python calls Memory
-  std::shared_ptr<Session> session;
-};
-
 std::shared_ptr<Session> make_session(const py::object& model, const std::string& device,
                                       const std::string& precision, const std::string& cublas,
                                       const py::object& threads, const py::object& seed,
@@ -44,7 +40,7 @@ std::shared_ptr<Session> make_session(const py::object& model, const std::string
         device == "auto" && precision == "auto",
         "device, precision: expected none beside a Model, which has its own, got '", device, "', '",
         precision, "'");
-    const auto shared = model.cast<std::shared_ptr<Model>>();
+    const auto shared = share<Model>(model);
     const py::gil_scoped_release release;
     return std::make_shared<Session>(shared, o);
   }
@@ -334,7 +330,7 @@ void bind_session(py::module_& m) {
           },
           "Counts since the start, and latencies in seconds over the last 1024 steps.")
       .def_property_readonly(
-          "memory", [](const std::shared_ptr<Session>& self) { return MemoryView{self}; },
+          "memory", [](const py::object& self) { return MemoryView{share<Session>(self)}; },
           "What the session remembers.")
       .def_property_readonly(
           "model",

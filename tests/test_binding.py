@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between Python and the runtime: objects half made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rtfm_rt
+
+# ---- Objects whose __init__ has not run, or has failed
+
+
+def unmade(cls: type) -> object:
+    return cls.__new__(cls)
+
+
+@pytest.mark.parametrize(
+    "cls, use",
+    [
+        (rtfm_rt.Session, lambda s: s.step(np.eye(4))),
+        (rtfm_rt.Session, lambda s: s.stats()),
+        (rtfm_rt.Session, lambda s: s.image_size),
+        (rtfm_rt.Session, lambda s: s.memory),
+        (rtfm_rt.Session, lambda s: s.fork()),
+        (rtfm_rt.Model, lambda m: m.device),
+        (rtfm_rt.Model, lambda m: rtfm_rt.Session(m)),
+        (rtfm_rt.PoseSlot, lambda p: p.read()),
+        (rtfm_rt.PoseSlot, lambda p: p.write(np.eye(4))),
+        (rtfm_rt.Memory, lambda m: m.ids),
+        (rtfm_rt.Frame, lambda f: f.latency),
+        (rtfm_rt.Frame, lambda f: f.images),
+        (rtfm_rt.Frame, repr),
+    ],
+)
+def test_an_object_that_was_never_made_is_refused(cls, use):
+    with pytest.raises(rtfm_rt.WorldError, match=f"{cls.__name__}.*super"):
+        use(unmade(cls))
+
+
+def test_a_subclass_that_begins_too_early():
+    class Robot(rtfm_rt.Session):
+        def __init__(self) -> None:
+            self.size = self.image_size
+            super().__init__("rooms")
+
+    with pytest.raises(rtfm_rt.WorldError, match=r"call super\(\).__init__"):
+        Robot()
+
+
+def test_a_subclass_that_could_not_be_made_ends(tmp_path):
+    ends: list[object] = []
+
+    class Robot(rtfm_rt.Session):
+        def __del__(self) -> None:
+            try:
+                ends.append(self.stats())
+            except rtfm_rt.WorldError as error:
+                ends.append(type(error))
+
+    with pytest.raises(rtfm_rt.ModelError):
+        Robot(str(tmp_path / "nowhere.safetensors"))
+    assert ends == [rtfm_rt.WorldError]
