@@ -27,6 +27,9 @@ inline std::string describe(const py::handle& object) {
   return "a " + std::string(py::str(py::type::handle_of(object).attr("__name__")));
 }
 
+// By kind and size: a dtype that was pickled is another object than NumPy's own.
+inline bool is_uint8(const py::array& a) { return a.dtype().kind() == 'u' && a.itemsize() == 1; }
+
 // A (4, 4) array of real numbers, or anything that NumPy makes one of.
 inline Pose to_pose(const py::object& object) {
   const py::array any = py::array::ensure(object);
@@ -113,9 +116,8 @@ inline py::array_t<uint8_t, py::array::c_style> to_image(const py::object& objec
                                                          const Manifest& m) {
   const py::array any = py::array::ensure(object);
   if (!any) PyErr_Clear();
-  check<ArgumentError>(any && any.dtype().is(py::dtype::of<uint8_t>()) && any.ndim() == 3 &&
-                           any.shape(0) == m.image_height && any.shape(1) == m.image_width &&
-                           any.shape(2) == 3,
+  check<ArgumentError>(any && is_uint8(any) && any.ndim() == 3 && any.shape(0) == m.image_height &&
+                           any.shape(1) == m.image_width && any.shape(2) == 3,
                        "image: expected an array of uint8 (", m.image_height, ", ", m.image_width,
                        ", 3) RGB, got ", describe(any ? any : object));
   return any;
@@ -127,9 +129,9 @@ inline uint8_t* to_output(const py::object& object, const Manifest& m) {
   const bool array = py::isinstance<py::array>(object);
   const py::array out = array ? py::reinterpret_borrow<py::array>(object) : py::array();
   check<ArgumentError>(
-      array && out.dtype().is(py::dtype::of<uint8_t>()) && out.ndim() == 3 &&
-          out.shape(0) == m.image_height && out.shape(1) == m.image_width && out.shape(2) == 3 &&
-          out.writeable() && (out.flags() & py::array::c_style),
+      array && is_uint8(out) && out.ndim() == 3 && out.shape(0) == m.image_height &&
+          out.shape(1) == m.image_width && out.shape(2) == 3 && out.writeable() &&
+          (out.flags() & py::array::c_style),
       "out: expected a writable C-contiguous array of uint8 (", m.image_height, ", ", m.image_width,
       ", 3), got ", array && !out.writeable() ? "a read-only one, " : "",
       array && !(out.flags() & py::array::c_style) ? "a strided one, " : "", describe(object));

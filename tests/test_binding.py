@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between Python and the runtime: objects half made."""
+"""Between Python and the runtime: objects half made, arrays from other processes."""
 
 from __future__ import annotations
+
+import pickle
 
 import numpy as np
 import pytest
 
 import rtfm_rt
+from models import TINY, turn
+
+SHAPE = (TINY.height, TINY.image_width, 3)
+
 
 # ---- Objects whose __init__ has not run, or has failed
 
@@ -61,3 +67,16 @@ def test_a_subclass_that_could_not_be_made_ends(tmp_path):
     with pytest.raises(rtfm_rt.ModelError):
         Robot(str(tmp_path / "nowhere.safetensors"))
     assert ends == [rtfm_rt.WorldError]
+
+
+# ---- Arrays that were elsewhere
+
+
+def test_arrays_that_were_pickled(session, picture):
+    """Their dtype is equal to NumPy's own, and another object."""
+    sent = pickle.loads(pickle.dumps(picture))
+    assert sent.dtype is not picture.dtype
+    assert session.observe(sent, turn(3)) == 1
+    assert np.array_equal(session.memory.image(1), picture)
+    out = pickle.loads(pickle.dumps(np.zeros(SHAPE, np.uint8)))
+    assert np.array_equal(session.step(turn(4), out=out), out)
