@@ -27,18 +27,31 @@ inline std::string describe(const py::handle& object) {
   return "a " + std::string(py::str(py::type::handle_of(object).attr("__name__")));
 }
 
+// What NumPy makes of an object, or none and, in `why`, what it says against it. What is no
+// Exception goes on: Ctrl-C while an __array__ runs.
+template <class Array = py::array>
+std::optional<Array> to_array(const py::object& object, std::string& why) {
+  try {
+    return Array(object);
+  } catch (const py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    why = " (" + std::string(py::str(error.value())) + ")";
+    return std::nullopt;
+  }
+}
+
 // By kind and size: a dtype that was pickled is another object than NumPy's own.
 inline bool is_uint8(const py::array& a) { return a.dtype().kind() == 'u' && a.itemsize() == 1; }
 
 // A (4, 4) array of real numbers, or anything that NumPy makes one of.
 inline Pose to_pose(const py::object& object) {
-  const py::array any = py::array::ensure(object);
-  if (!any) PyErr_Clear();
-  check<PoseError>(any && std::string("fiu").find(any.dtype().kind()) != std::string::npos &&
-                       any.ndim() == 2 && any.shape(0) == 4 && any.shape(1) == 4,
-                   "pose: expected a (4, 4) camera-to-world matrix of numbers, got ",
-                   describe(any ? any : object));
-  const auto matrix = py::array_t<double, py::array::c_style | py::array::forcecast>(any);
+  std::string why;
+  const auto any = to_array(object, why);
+  if (!any || std::string_view("fiu").find(any->dtype().kind()) == std::string_view::npos ||
+      any->ndim() != 2 || any->shape(0) != 4 || any->shape(1) != 4)
+    fail<PoseError>("pose: expected a (4, 4) camera-to-world matrix of numbers, got ",
+                    describe(any ? *any : object), why);
+  const auto matrix = py::array_t<double, py::array::c_style | py::array::forcecast>(*any);
   return Pose::from_matrix(matrix.data());
 }
 
@@ -63,13 +76,13 @@ inline std::vector<float> to_actions(const py::object& object, const Manifest& m
                        " goes by poses, got ", describe(object));
   std::vector<float> values(known.size());
   if (!py::isinstance<py::dict>(object)) {
-    const auto given =
-        py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(object);
-    if (!given) PyErr_Clear();
-    check<ArgumentError>(given && given.ndim() == 1 && given.size() == py::ssize_t(known.size()),
-                         "action: expected a dict of names and numbers, or ", known.size(),
-                         " numbers, got ", describe(given ? py::object(given) : object));
-    std::copy_n(given.data(), given.size(), values.begin());
+    using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+    std::string why;
+    const auto given = to_array<Floats>(object, why);
+    if (!given || given->ndim() != 1 || given->size() != py::ssize_t(known.size()))
+      fail<ArgumentError>("action: expected a dict of names and numbers, or ", known.size(),
+                          " numbers, got ", describe(given ? *given : object), why);
+    std::copy_n(given->data(), given->size(), values.begin());
     return values;
   }
   for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
@@ -114,13 +127,13 @@ inline std::optional<uint64_t> to_stream(const py::object& object) {
 // image: uint8 (height, width, 3); a copy only if it is not contiguous
 inline py::array_t<uint8_t, py::array::c_style> to_image(const py::object& object,
                                                          const Manifest& m) {
-  const py::array any = py::array::ensure(object);
-  if (!any) PyErr_Clear();
-  check<ArgumentError>(any && is_uint8(any) && any.ndim() == 3 && any.shape(0) == m.image_height &&
-                           any.shape(1) == m.image_width && any.shape(2) == 3,
-                       "image: expected an array of uint8 (", m.image_height, ", ", m.image_width,
-                       ", 3) RGB, got ", describe(any ? any : object));
-  return any;
+  std::string why;
+  const auto any = to_array(object, why);
+  if (!any || !is_uint8(*any) || any->ndim() != 3 || any->shape(0) != m.image_height ||
+      any->shape(1) != m.image_width || any->shape(2) != 3)
+    fail<ArgumentError>("image: expected an array of uint8 (", m.image_height, ", ", m.image_width,
+                        ", 3) RGB, got ", describe(any ? *any : object), why);
+  return *any;
 }
 
 // The memory that `out` lends, or null for None.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between Python and the runtime: objects half made, arrays from other processes."""
+"""Between Python and the runtime: objects half made, Ctrl-C, arrays from other processes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 import rtfm_rt
+from action_models import write
 from models import TINY, turn
 
 SHAPE = (TINY.height, TINY.image_width, 3)
@@ -44,6 +46,11 @@ def test_an_object_that_was_never_made_is_refused(cls, use):
         use(unmade(cls))
 
 
+def test_a_slot_that_was_never_made_is_no_pose(session):
+    with pytest.raises(rtfm_rt.PoseError, match=r"super\(\).__init__"):
+        session.step(unmade(rtfm_rt.PoseSlot))
+
+
 def test_a_subclass_that_begins_too_early():
     class Robot(rtfm_rt.Session):
         def __init__(self) -> None:
@@ -69,7 +76,45 @@ def test_a_subclass_that_could_not_be_made_ends(tmp_path):
     assert ends == [rtfm_rt.WorldError]
 
 
-# ---- Arrays that were elsewhere
+# ---- Ctrl-C
+
+
+class Interrupted:
+    """Something that Ctrl-C meets while NumPy makes an array of it."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def by_actions(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("binding") / "keep.safetensors", "keep")
+
+
+def test_ctrl_c_is_no_refusal(session, by_actions):
+    moved = rtfm_rt.Session(by_actions, threads=1)
+    for call in (
+        lambda: session.step(Interrupted()),
+        lambda: session.observe(Interrupted(), np.eye(4)),
+        lambda: session.memory.nearest(Interrupted()),
+        lambda: moved.step(action=Interrupted()),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
+# ---- What NumPy says, and arrays that were elsewhere
+
+
+def test_a_refused_array_says_what_numpy_said(session, by_actions):
+    tensor = torch.eye(4, requires_grad=True)
+    with pytest.raises(rtfm_rt.PoseError, match=r"got a Tensor.*detach"):
+        session.step(tensor)
+    with pytest.raises(rtfm_rt.ArgumentError, match=r"image: .*inhomogeneous"):
+        session.observe([[1], [2, 3]], np.eye(4))
+    moved = rtfm_rt.Session(by_actions, threads=1)
+    with pytest.raises(rtfm_rt.ArgumentError, match=r"action: .*got a list \(.*to float"):
+        moved.step(action=["left"])
 
 
 def test_arrays_that_were_pickled(session, picture):
