@@ -78,6 +78,12 @@ std::vector<float> to_action_target(const Session& session, const py::object& po
   return to_actions(action, session.model().manifest());
 }
 
+void add(std::vector<Frame>& frames, Frame frame) {
+  frames.push_back(std::move(frame));
+  const py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals()) throw py::error_already_set();  // Ctrl-C does not wait for the others
+}
+
 void restore_world(Session& session, const py::dict& saved,
                    const py::array_t<uint8_t, py::array::c_style>& images) {
   const World world = to_world(saved, images.size(), session.model().manifest());
@@ -294,13 +300,14 @@ void bind_session(py::module_& m) {
             }
             const py::gil_scoped_release release;
             std::vector<Frame> frames;
-            for (const View& view : views) frames.push_back(self.imagine(view));
-            for (const auto& values : moves) frames.push_back(self.imagine_act(values));
+            for (const View& view : views) add(frames, self.imagine(view));
+            for (const auto& values : moves) add(frames, self.imagine_act(values));
             return frames;
           },
           "poses"_a = py::none(), py::kw_only(), "actions"_a = py::none(),
           "intrinsics"_a = py::none(),
-          "For each pose (or action) the frame that step would return now. Nothing is committed.")
+          "For each pose (or action) the frame that step would return now. Nothing is committed. "
+          "Ctrl-C does not wait for the last of them.")
       .def(
           "_world", [](Session& self) { return from_world(self.world()); },
           "What `save` writes down, but for the images and the bytes of pages.")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -101,6 +102,29 @@ def test_ctrl_c_is_no_refusal(session, by_actions):
     ):
         with pytest.raises(KeyboardInterrupt):
             call()
+
+
+def test_ctrl_c_between_imagined_frames(session):
+    """The handler runs while frames are made, not once after the last of them."""
+    heard = []
+
+    def fifth(*_: object) -> None:
+        heard.append(None)
+        if len(heard) == 5:
+            raise KeyboardInterrupt
+
+    def poses():
+        yield from [np.eye(4)] * 2000
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)  # all are read
+
+    before = signal.signal(signal.SIGALRM, fifth)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            session.imagine(poses())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert np.array_equal(session.imagine([turn(5)])[0], session.step(turn(5)))
 
 
 # ---- What NumPy says, and arrays that were elsewhere
