@@ -150,8 +150,10 @@ void bind_frame(py::module_& m) {
 
 void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
-      .def(py::init([](const std::string& path, const std::string& device,
-                       const std::string& precision, const std::string& cublas) {
+      .def(py::init([](const std::string& path, const py::object& any_device,
+                       const py::object& any_precision, const std::string& cublas) {
+             const std::string device = to_name(any_device, "device");
+             const std::string precision = to_name(any_precision, "precision");
              const py::gil_scoped_release release;
              return std::make_shared<Model>(path, device, precision, cublas);
            }),

@@ -15,13 +15,15 @@ namespace {
 
 using namespace py::literals;
 
-std::shared_ptr<Session> make_session(const py::object& model, const std::string& device,
-                                      const std::string& precision, const std::string& cublas,
+std::shared_ptr<Session> make_session(const py::object& model, const py::object& any_device,
+                                      const py::object& any_precision, const std::string& cublas,
                                       const py::object& threads, const py::object& seed,
                                       const py::object& context, const py::object& steps,
                                       const py::object& memory_budget, const py::object& deadline,
                                       const py::object& commit_below, const py::object& sinks,
                                       const py::object& recent, const py::object& stream) {
+  const std::string device = to_name(any_device, "device");
+  const std::string precision = to_name(any_precision, "precision");
   SessionOptions o;
   o.seed = to_option<uint64_t>(seed, "seed", "an integer from 0 to 2**64 - 1").value_or(0);
   o.threads = to_option<int>(threads, "threads", "an integer").value_or(0);

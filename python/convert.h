@@ -161,6 +161,14 @@ std::optional<T> to_option(const py::object& object, const char* name, const cha
   }
 }
 
+// A device or a precision.
+inline std::string to_name(const py::object& object, const char* name) {
+  const char* expected = "a name such as 'auto'";
+  const auto text = to_option<std::string>(object, name, expected);
+  check<ArgumentError>(text.has_value(), name, ": expected ", expected, ", got None");
+  return *text;
+}
+
 inline py::array_t<double> from_pose(const Pose& pose) {
   const std::array<double, 16> m = pose.matrix();
   return py::array_t<double>({4, 4}, m.data());

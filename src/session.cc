@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <new>
 #include <span>
 
 #include "src/check.h"
@@ -17,7 +18,8 @@ static_assert(kMaxContext <= kMaxPages);
 
 void check_deadline(std::optional<double> deadline) {
   check<ArgumentError>(!deadline || (std::isfinite(*deadline) && *deadline > 0),
-                       "deadline: expected seconds above 0, got ", deadline.value_or(0));
+                       "deadline: expected a finite number of seconds above 0, or None, got ",
+                       deadline.value_or(0));
 }
 
 std::string keys(const std::map<int, std::vector<SamplerRow>>& samplers) {
@@ -38,7 +40,7 @@ SessionOptions complete(SessionOptions o, const Manifest& m, int64_t page_bytes)
   }
   o.context = o.context.value_or(m.retrieval.context);
   o.sinks = o.sinks.value_or(std::min(m.retrieval.sinks, *o.context));
-  o.recent = o.recent.value_or(std::min(m.retrieval.recent, *o.context - *o.sinks));
+  o.recent = o.recent.value_or(std::max(0, std::min(m.retrieval.recent, *o.context - *o.sinks)));
   o.steps = o.steps.value_or(m.steps);
   o.commit_below = o.commit_below.value_or(m.retrieval.commit_below);
   const int64_t window = (*o.context + 1) * (page_bytes + m.image_bytes());
@@ -66,6 +68,19 @@ Retrieval retrieval(const SessionOptions& o, const Manifest& m) {
           .far = m.retrieval.far};
 }
 
+Memory reserve(const Model& model, const SessionOptions& o) {
+  const Manifest& m = model.manifest();
+  try {
+    const Network& network = model.network();
+    const Backend& backend = *model.backend();
+    return Memory(model.backend(), retrieval(o, m), network.page_bytes(backend),
+                  network.state_bytes(backend), m.image_bytes(), *o.memory_budget);
+  } catch (const std::bad_alloc&) {
+    fail<ArgumentError>("memory_budget: expected bytes that the system has room for, got ",
+                        *o.memory_budget, "; give fewer");
+  }
+}
+
 }  // namespace
 
 Session::Busy::Busy(Session& session) : session_(session) {
@@ -80,10 +95,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
           complete(options, model_->manifest(), model_->network().page_bytes(*model_->backend()))),
       engines_(std::make_shared<Engines>(model_, *options_.context, options_.threads)),
       engine_(engines_->take()),
-      memory_(model_->backend(), retrieval(options_, model_->manifest()),
-              model_->network().page_bytes(*model_->backend()),
-              model_->network().state_bytes(*model_->backend()), model_->manifest().image_bytes(),
-              *options_.memory_budget) {
+      memory_(reserve(*model_, options_)) {
   check<ArgumentError>(!options_.stream || model_->backend()->ordinal() >= 0,
                        "stream: expected none where frames are made on a CPU, on ", device(),
                        "; use device='cuda'");

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pickle
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,19 @@ from action_models import write
 from models import TINY, turn
 
 SHAPE = (TINY.height, TINY.image_width, 3)
+
+LITTLE_ROOM = """
+import resource, rtfm_rt
+rtfm_rt.Session("rooms", threads=1)
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * resource.getpagesize() + 2**30
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+try:
+    rtfm_rt.Session("rooms", threads=1, memory_budget=2**36)
+except rtfm_rt.ArgumentError as error:
+    print(error)
+print(rtfm_rt.Session("rooms", threads=1).memory.budget)
+"""
 
 
 # ---- Objects whose __init__ has not run, or has failed
@@ -149,3 +164,16 @@ def test_arrays_that_were_pickled(session, picture):
     assert np.array_equal(session.memory.image(1), picture)
     out = pickle.loads(pickle.dumps(np.zeros(SHAPE, np.uint8)))
     assert np.array_equal(session.step(turn(4), out=out), out)
+
+
+# ---- Words for options
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits an address space")
+def test_a_budget_that_the_system_refuses():
+    """As one above all memory is, or any where memory is counted when it is reserved."""
+    done = subprocess.run([sys.executable, "-c", LITTLE_ROOM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    error, budget = done.stdout.splitlines()
+    assert error.startswith("memory_budget: expected ") and "got 68719476736" in error
+    assert budget == str(2**29)

@@ -164,6 +164,10 @@ def test_a_step_before_any_observe(model):
         ({"device": ""}, rtfm_rt.DeviceError, "expected"),
         ({"device": "cpu:avx2", "precision": "bfloat16"}, rtfm_rt.DeviceError, "bfloat16"),
         ({"precision": "half"}, rtfm_rt.DeviceError, "half"),
+        ({"device": None}, rtfm_rt.ArgumentError, "device: expected .*, got None"),
+        ({"device": 0}, rtfm_rt.ArgumentError, "device: expected .*, got 0"),
+        ({"precision": None}, rtfm_rt.ArgumentError, "precision: expected .*, got None"),
+        ({"precision": np.float32}, rtfm_rt.ArgumentError, "precision: expected .*, got <class"),
         ({"threads": 0}, rtfm_rt.ArgumentError, "threads"),
         ({"threads": 10_000}, rtfm_rt.ArgumentError, "threads"),
         ({"threads": "all"}, rtfm_rt.ArgumentError, "threads"),
@@ -172,10 +176,12 @@ def test_a_step_before_any_observe(model):
         ({"context": 0}, rtfm_rt.ArgumentError, "context"),
         ({"context": 33}, rtfm_rt.ArgumentError, "context"),
         ({"sinks": 3, "recent": 2}, rtfm_rt.ArgumentError, "sinks"),
+        ({"sinks": 9}, rtfm_rt.ArgumentError, "got 9 and 0"),
         ({"steps": 3}, rtfm_rt.ArgumentError, "1, 2, 4"),
         ({"memory_budget": 1000}, rtfm_rt.ArgumentError, "memory_budget"),
         ({"memory_budget": -5}, rtfm_rt.ArgumentError, "memory_budget"),
         ({"deadline": 0}, rtfm_rt.ArgumentError, "deadline"),
+        ({"deadline": np.inf}, rtfm_rt.ArgumentError, "finite .*None.*, got inf"),
         ({"commit_below": -1}, rtfm_rt.ArgumentError, "commit_below"),
     ],
 )
@@ -183,6 +189,12 @@ def test_bad_options(model, options, error, words):
     with pytest.raises(error, match=words) as caught:
         rtfm_rt.Session(model[0], **options)
     assert isinstance(caught.value, rtfm_rt.Error)
+
+
+@pytest.mark.parametrize("option", ["device", "precision"])
+def test_a_model_of_no_device(option):
+    with pytest.raises(rtfm_rt.ArgumentError, match=f"{option}: expected .*, got None"):
+        rtfm_rt.Model("rooms", **{option: None})
 
 
 def test_bad_models(tmp_path):

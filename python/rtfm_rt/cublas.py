@@ -6,14 +6,14 @@ from __future__ import annotations
 from rtfm_rt import _core
 
 
-def find(device: str) -> str:
+def find(device: object) -> str:
     """The path of libcublasLt.so that cuda-pathfinder finds for a device; "" for none or no GPU.
 
     device: as for `Session`. What PyTorch has loaded comes first, then NVIDIA's wheels, conda, the
     system. Any version: one that does not fit is refused when the device is opened.
     """
-    if device.startswith("cpu") or not _core.cuda_devices():
-        return ""
+    if not isinstance(device, str) or device.startswith("cpu") or not _core.cuda_devices():
+        return ""  # what is no name is refused where the device is opened
     try:
         from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
     except ImportError:
