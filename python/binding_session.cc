@@ -174,13 +174,19 @@ void bind_memory(py::module_& m) {
       .def(
           "update_pose",
           [](const MemoryView& self, const py::object& ids, const py::object& poses) {
-            if (py::isinstance<py::int_>(ids))
-              return self.session->update_poses({ids.cast<int64_t>()}, {to_pose(poses)});
-            const auto many = to_option<std::vector<int64_t>>(ids, "ids", "an id or several");
+            const char* expected = "an id or several";
+            check<ArgumentError>(!ids.is_none(), "ids: expected ", expected, ", got None");
+            if (PyIndex_Check(ids.ptr()) && !PySequence_Check(ids.ptr()))  // arrays are both
+              return self.session->update_poses({*to_option<int64_t>(ids, "ids", expected)},
+                                                {to_pose(poses)});
+            const auto many = *to_option<std::vector<int64_t>>(ids, "ids", expected);
+            check<ArgumentError>(py::isinstance<py::iterable>(poses),
+                                 "poses: expected one for each of ", many.size(), " ids, got ",
+                                 describe(poses));
             std::vector<Pose> moved;
             for (const py::handle& pose : poses)
               moved.push_back(to_pose(py::cast<py::object>(pose)));
-            self.session->update_poses(many.value_or(std::vector<int64_t>{}), moved);
+            self.session->update_poses(many, moved);
           },
           "ids"_a, "poses"_a,
           "Moves a remembered frame, or several with as many poses, as after a loop closure. All "

@@ -68,14 +68,14 @@ inline Intrinsics to_intrinsics(const py::object& object, const Intrinsics& othe
   }
 }
 
-// One value for each action of the manifest. object: a dict of names and numbers, the others being
-// 0, or an array with all of them.
+// One value for each action of the manifest. object: a mapping of names to numbers, the others
+// being 0, or an array with all of them.
 inline std::vector<float> to_actions(const py::object& object, const Manifest& m) {
   const std::vector<Action>& known = m.actions;
   check<ArgumentError>(!known.empty(), "action: expected none, since ", m.name,
                        " goes by poses, got ", describe(object));
   std::vector<float> values(known.size());
-  if (!py::isinstance<py::dict>(object)) {
+  if (!py::hasattr(object, "keys")) {  // by which dict() knows a mapping
     using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
     std::string why;
     const auto given = to_array<Floats>(object, why);
@@ -85,7 +85,7 @@ inline std::vector<float> to_actions(const py::object& object, const Manifest& m
     std::copy_n(given->data(), given->size(), values.begin());
     return values;
   }
-  for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
+  for (const auto& [key, value] : py::dict(object)) {
     const std::string name = py::str(key);
     size_t i = 0;
     while (i < known.size() && known[i].name != name) ++i;

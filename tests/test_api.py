@@ -12,6 +12,8 @@ import rtfm_rt
 HERE = Path(__file__).parent
 
 EMBEDDING = """
+from pathlib import Path
+
 import numpy as np
 import rtfm_rt
 
@@ -25,6 +27,12 @@ ticket: rtfm_rt.Ticket = session.submit(np.eye(4))
 slot = rtfm_rt.PoseSlot(start)
 slot.write(np.eye(4))
 session.step(slot)
+session.observe(frame, start)
+keys: dict[str, int] = {"forward": 1}
+session.step(action=keys)
+session.memory.update_pose(np.array([0, 1]), [start, np.eye(4)])
+session.memory.update_pose(np.int64(0), start)
+name: str = rtfm_rt.read_info(Path("rooms.safetensors"))["manifest"]["name"]
 ticket.result(timeout=1.0).reproject(start)
 nearest: list[int] = session.memory.nearest(start, k=2)
 futures: list[rtfm_rt.Frame] = session.imagine([start, np.eye(4)])

@@ -7,6 +7,9 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -166,7 +169,74 @@ def test_arrays_that_were_pickled(session, picture):
     assert np.array_equal(session.step(turn(4), out=out), out)
 
 
+class Names(dict[str, float]):
+    pass
+
+
+class Table(Mapping[str, float]):
+    """A mapping that is no dict."""
+
+    def __init__(self, **values: float) -> None:
+        self.values_of = values
+
+    def __getitem__(self, name: str) -> float:
+        return self.values_of[name]
+
+    def __iter__(self):
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
+
+
+def test_actions_are_any_mapping(by_actions):
+    def frame(make) -> bytes:
+        session = rtfm_rt.Session(by_actions, threads=1, seed=4)
+        session.observe(np.full((*session.image_size, 3), 90, np.uint8))
+        name = next(iter(session.actions))
+        return np.asarray(session.step(action=make(**{name: 1}))).tobytes()
+
+    want = frame(dict)
+    assert all(frame(kind) == want for kind in (Names, Table, lambda **v: MappingProxyType(v)))
+
+
 # ---- Words for options
+
+
+def test_ids_of_numpy(session, picture):
+    session.observe(picture, turn(9))
+    for ids, poses in (
+        (np.int64(1), turn(10)),
+        (np.uint8(1), turn(11)),
+        (np.array([0, 1]), np.stack([turn(12), turn(13)])),
+        ([np.int32(1)], [turn(14)]),
+    ):
+        session.memory.update_pose(ids, poses)
+        moved = np.atleast_1d(ids)
+        assert np.array_equal(session.memory.poses[moved], np.reshape(poses, (-1, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    "ids, poses, words",
+    [
+        ([0], None, "poses: expected .*, got a NoneType"),
+        ([0], 7, "poses: expected .*, got a int"),
+        (None, [], "ids: expected .*, got None"),
+        (2**70, np.eye(4), "ids: expected .*, got 1180591620717411303424"),
+        (0.5, np.eye(4), r"ids: expected .*, got 0\.5"),
+    ],
+)
+def test_re_posing_says_what_it_got(session, ids, poses, words):
+    with pytest.raises(rtfm_rt.ArgumentError, match=words):
+        session.memory.update_pose(ids, poses)
+    assert np.array_equal(session.memory.poses, np.eye(4)[None])
+
+
+def test_information_about_a_model(model, by_actions):
+    assert rtfm_rt.read_info(Path(by_actions)) == rtfm_rt.read_info(by_actions)
+    assert rtfm_rt.read_info("rooms")["manifest"]["name"] == "rooms"
+    with pytest.raises(rtfm_rt.ModelError, match=r"\./rooms"):
+        rtfm_rt.read_info("./rooms")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits an address space")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Types of the native module; `python -m mypy.stubtest rtfm_rt._core` holds them against it.
-from collections.abc import Iterable, Sequence
-from typing import Any, final, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex, final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ class PoseSlot:
 
 _Pose = Pose | PoseSlot | ArrayLike
 _Intrinsics = tuple[float, float] | None
-_Action = dict[str, float] | ArrayLike
+_Action = Mapping[str, float] | ArrayLike
 
 class Error(Exception): ...
 class ArgumentError(Error, ValueError): ...
@@ -95,9 +95,11 @@ class Memory:
     def nearest(self, pose: _Pose, k: int = 1) -> list[int]: ...
     def coverage(self, pose: _Pose, intrinsics: _Intrinsics = None) -> float: ...
     @overload
-    def update_pose(self, ids: int, poses: _Pose) -> None: ...
+    def update_pose(self, ids: SupportsIndex, poses: _Pose) -> None: ...
     @overload
-    def update_pose(self, ids: Sequence[int], poses: Iterable[_Pose]) -> None: ...
+    def update_pose(
+        self, ids: Sequence[SupportsIndex] | NDArray[np.integer[Any]], poses: Iterable[_Pose]
+    ) -> None: ...
 
 class Session:
     @overload
@@ -123,7 +125,7 @@ class Session:
     ) -> None: ...
     def observe(
         self,
-        image: NDArray[np.uint8],
+        image: Frame | NDArray[np.uint8],
         pose: _Pose | None = None,
         *,
         action: _Action | None = None,
