@@ -12,6 +12,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -60,13 +61,13 @@ def save(
     of its file. When it returns everything is on the disk; until then the file holds the world of
     the last save, whatever happens. Raises WorldError.
     """
-    path = os.fspath(path)
+    path, file = _named(path)
     saved = Saved(
         model,
         last.world if last else secrets.token_hex(16),
         secrets.token_hex(16),
     )
-    with _errors(path), contextlib.closing(_connect(path, "rwc")) as db:
+    with _errors(path), contextlib.closing(_connect(file, "rwc")) as db:
         db.execute("PRAGMA page_size=16384")  # of a new file: rows are large
         # a rollback journal, not WAL: between saves a world is one file, readable from anywhere
         db.execute("PRAGMA journal_mode=DELETE")
@@ -85,10 +86,10 @@ def save(
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Saved, dict[str, Any]]:
     """World, images (n, height, width, 3), identity and options of a world file, all checked."""
-    path = os.fspath(path)
-    if not os.path.isfile(path):
+    path, file = _named(path)
+    if not os.path.isfile(file):
         raise WorldError(f"{path}: expected a world file, got nothing there")
-    with _errors(path), contextlib.closing(_connect(path, "rw")) as db:
+    with _errors(path), contextlib.closing(_connect(file, "rw")) as db:
         db.execute("BEGIN")
         version = _check_format(db, path)
         problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -263,15 +264,23 @@ def _digest(values: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _connect(path: str, mode: str) -> sqlite3.Connection:
-    uri = "file:" + "".join(c if c.isalnum() or c in "/._-" else _escape(c) for c in path)
+def _named(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """A path as messages name it, and the file that it leads to."""
+    try:
+        name = os.fsdecode(path)
+        if os.path.basename(name) and "\0" not in name:
+            return name, os.path.realpath(name)
+    except (TypeError, OSError) as error:  # the working directory may be gone
+        raise WorldError(f"path: expected the name of a file, got {path!r}: {error}") from None
+    raise WorldError(f"path: expected the name of a file, got {name!r}")
+
+
+def _connect(file: str, mode: str) -> sqlite3.Connection:
+    # one slash: what stands after two would be the name of a host
+    uri = "file:/" + quote(os.fsencode(file).lstrip(b"/"))
     db = sqlite3.connect(f"{uri}?mode={mode}", timeout=PATIENCE, isolation_level=None, uri=True)
     db.text_factory = lambda raw: raw.decode("utf-8", "replace")
     return db
-
-
-def _escape(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
 
 
 @contextlib.contextmanager
