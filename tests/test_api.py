@@ -36,6 +36,7 @@ name: str = rtfm_rt.read_info(Path("rooms.safetensors"))["manifest"]["name"]
 ticket.result(timeout=1.0).reproject(start)
 nearest: list[int] = session.memory.nearest(start, k=2)
 futures: list[rtfm_rt.Frame] = session.imagine([start, np.eye(4)])
+shared: rtfm_rt.Model = session.model
 """
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,59 @@ def test_what_is_no_name_is_refused(session, tmp_path, monkeypatch, name):
             call(name)
         assert "got" in str(refused.value)
     assert os.listdir() == []
+
+
+# the file of the model, by whose SHA-256 a world knows it
+
+
+@pytest.fixture
+def own(model, tmp_path, monkeypatch) -> rtfm_rt.Session:
+    """A session of a model file that is its own, named from the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model[0], "own.safetensors")
+    return rtfm_rt.Session("own.safetensors", device="cpu", threads=1)
+
+
+def test_a_session_s_model_is_a_model(model, own):
+    assert isinstance(own.model, rtfm_rt.Model) and own.fork().model is own.model
+    assert own.model.sha256 == hashlib.sha256(Path(model[0]).read_bytes()).hexdigest()
+    shared = rtfm_rt.Session(own.model, threads=1)
+    assert shared.model is own.model
+
+
+def test_the_model_is_found_from_another_folder(own, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    own.save("world")
+    assert load("world", own)._saved.model == own.model.sha256
+
+
+@pytest.mark.parametrize("change", ["remove", "replace", "rewrite"])
+def test_a_model_file_that_is_not_what_was_loaded(own, change):
+    file, branch = Path("own.safetensors"), own.fork()
+    about = file.stat()
+    if change == "remove":
+        file.unlink()
+    elif change == "replace":  # by one as long and as old
+        file.rename("before")
+        shutil.copy2("before", file)
+    else:
+        file.write_bytes(file.read_bytes())
+        os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+    for call in (lambda: own.save("world"), lambda: own.model.sha256):
+        with pytest.raises(rtfm_rt.WorldError, match=r"own\.safetensors: expected .*, got") as no:
+            call()
+    assert "Model.sha256" in str(no.value) and not Path("world").exists()
+    if change == "replace":  # what was loaded is back in its place
+        os.replace("before", file)
+        own.save("world")
+        file.unlink()
+        branch.save("branch")  # it has been read
+
+
+def test_a_model_in_a_folder_that_a_link_leads_to(model, tmp_path, monkeypatch):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    shutil.copy(model[0], tmp_path / "far" / "own.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert rtfm_rt.Model("link/../own.safetensors", "cpu").sha256

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -47,20 +48,38 @@ class Model(_core.Model):
         cublas: str | None = None,
     ) -> None:
         found = find_cublas(device) if cublas is None else cublas
-        super().__init__(model_path(path), device, precision, found)
+        file = model_path(path)
+        if not os.path.isabs(file):  # it is found wherever the process goes from here
+            file = os.path.join(os.getcwd(), os.fsdecode(file))
+        stamp = _stamp(file)  # before it is read: what changes meanwhile is another file
+        super().__init__(file, device, precision, found)
+        self._stamp = stamp
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of its file, hexadecimal, by which world files know it; read when it is first wanted."""
+        """Of its file, hexadecimal, by which world files know it; read when it is first wanted.
+
+        Raises WorldError if the file is no longer the one that was loaded.
+        """
         from rtfm_rt import world
 
-        return world.model_hash(self.path)
+        with contextlib.suppress(OSError):
+            digest = world.model_hash(self.path)
+            if _stamp(self.path) == self._stamp:
+                return digest
+        raise _core.WorldError(
+            f"{self.path}: expected the file that the model was loaded from, whose SHA-256 a world "
+            "file holds, got it changed or gone; keep it until `Model.sha256` or `save` has read it"
+        )
 
 
-def _sha256(model: _core.Model) -> str:
-    from rtfm_rt import world
-
-    return model.sha256 if isinstance(model, Model) else world.model_hash(model.path)
+def _stamp(file: str) -> tuple[int, int, int] | None:
+    """What is never the same when a file was changed or replaced; None where there is none."""
+    try:
+        about = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 class Ticket:
@@ -108,7 +127,7 @@ class Session(_core.Session):
 
     def __init__(
         self,
-        model: _core.Model | str | os.PathLike[str] = "rooms",
+        model: Model | str | os.PathLike[str] = "rooms",
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -123,11 +142,12 @@ class Session(_core.Session):
         recent: int | None = None,
         stream: Any = None,
     ) -> None:
+        if not isinstance(model, Model):
+            model, device, precision = Model(model, device, precision), "auto", "auto"
         super().__init__(
-            model if isinstance(model, _core.Model) else model_path(model),
+            model,
             device=device,
             precision=precision,
-            cublas="" if isinstance(model, _core.Model) else find_cublas(device),
             threads=threads,
             seed=seed,
             context=context,
@@ -139,7 +159,13 @@ class Session(_core.Session):
             recent=recent,
             stream=stream,
         )
+        self._model = model
         self._stream = stream  # must live as long as the session
+
+    @property
+    def model(self) -> Model:
+        """Its weights, to share with other sessions."""
+        return self._model
 
     def submit(
         self,
@@ -182,7 +208,7 @@ class Session(_core.Session):
         """
         branch = Session.__new__(Session)
         _core.Session.__init__(branch, self)
-        branch._stream = self._stream
+        branch._model, branch._stream = self._model, self._stream
         return branch
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -195,14 +221,14 @@ class Session(_core.Session):
         """
         from rtfm_rt import world
 
-        model = self._saved.model if self._saved else _sha256(self.model)
+        model = self._saved.model if self._saved else self.model.sha256
         self._saved = world.save(self, path, self._saved, model)
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
-        model: _core.Model | str | os.PathLike[str] = "rooms",
+        model: Model | str | os.PathLike[str] = "rooms",
         **options: Any,
     ) -> Session:
         """A session that goes on where the one that saved `path` was.
@@ -215,13 +241,12 @@ class Session(_core.Session):
         from rtfm_rt import world
 
         saved_world, images, saved, made_with = world.load(path)
-        if not isinstance(model, _core.Model):
+        if not isinstance(model, Model):
             model = Model(model, options.pop("device", "auto"), options.pop("precision", "auto"))
-        found = _sha256(model)
-        if found != saved.model:
+        if model.sha256 != saved.model:
             raise _core.WorldError(
-                f"{os.fspath(path)}: expected the model that the world was made with, "
-                f"{saved.model[:16]}…, got {model.path}, {found[:16]}…"
+                f"{os.fsdecode(path)}: expected the model that the world was made with, "
+                f"{saved.model[:16]}…, got {model.path}, {model.sha256[:16]}…"
             )
         session = cls(model, **{**made_with, **options})
         session._restore(saved_world, images)

@@ -8,11 +8,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rtfm_rt._core import Model
 from rtfm_rt.play.ground import Stick, place_of
 from rtfm_rt.play.walk import BRANCHES, REST, STICKS_EXPIRE, Branch, Picture, Walk
 from rtfm_rt.play.wire import BUTTONS, Shown
-from rtfm_rt.session import Session
+from rtfm_rt.session import Model, Session
 
 TURN = (6.0, 3.0)  # degrees a step of a full stick, to the right and up
 PRESSED = 0.35  # of a stick, from where it presses an action that is not graded

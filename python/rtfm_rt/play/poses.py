@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rtfm_rt._core import Model
 from rtfm_rt.play.ground import Glide, Stick, matrix, moved, standing
 from rtfm_rt.play.walk import BRANCHES, REST, Branch, Picture, Walk
 from rtfm_rt.play.wire import Place, Shown
-from rtfm_rt.session import Session
+from rtfm_rt.session import Model, Session
 
 EASE = 0.09  # seconds in which a velocity follows its stick
 _EVERY_FRAME = 2.0  # commit_below: above any support

@@ -23,7 +23,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from rtfm_rt._core import ArgumentError, Error, Model
+from rtfm_rt._core import ArgumentError, Error
 from rtfm_rt.play import pictures, wire, worlds
 from rtfm_rt.play.actions import ActionWalk
 from rtfm_rt.play.guard import Guard
@@ -31,6 +31,7 @@ from rtfm_rt.play.poses import PoseWalk
 from rtfm_rt.play.visitor import Visitor
 from rtfm_rt.play.walk import BRANCHES, Picture, Walk
 from rtfm_rt.play.worlds import Worlds
+from rtfm_rt.session import Model
 
 VISITORS = 4
 _UPLOAD_SECONDS = 120.0

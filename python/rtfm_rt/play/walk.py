@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rtfm_rt._core import ArgumentError, Model
+from rtfm_rt._core import ArgumentError
 from rtfm_rt.play import wire
 from rtfm_rt.play.ground import Pose, Stick, matrix, place_of
 from rtfm_rt.play.wire import Place, Shown
-from rtfm_rt.session import Session
+from rtfm_rt.session import Model, Session
 
 STICKS_EXPIRE = 0.5  # seconds without news after which sticks and keys count as let go
 MAP_ENTRIES = 1024  # of the newest frames

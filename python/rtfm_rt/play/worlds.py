@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rtfm_rt._core import Error, Model, WorldError
-from rtfm_rt.session import Session
+from rtfm_rt._core import Error, WorldError
+from rtfm_rt.session import Model, Session
 
 UPLOAD_BYTES = 64 << 20
 MOST = 100  # worlds in a folder
