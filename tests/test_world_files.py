@@ -6,11 +6,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 import rtfm_rt
+from models import turn
+from rtfm_rt import world as worlds
 
 
 def load(path: object, session: rtfm_rt.Session) -> rtfm_rt.Session:
@@ -58,6 +61,65 @@ def test_what_is_no_name_is_refused(session, tmp_path, monkeypatch, name):
             call(name)
         assert "got" in str(refused.value)
     assert os.listdir() == []
+
+
+# saving in turn, and saves that are interrupted
+
+
+def test_checkpoints_in_turn(session, picture, tmp_path):
+    """Each file holds a state of its own, and takes the next one."""
+    for i in range(6):
+        session.observe(picture, turn(i))
+        session.save(tmp_path / "ABC"[i % 3])
+        assert load(tmp_path / "ABC"[i % 3], session).memory.ids == session.memory.ids
+    assert len(session._saved.revisions) == 3
+    (tmp_path / "link").symlink_to("B")
+    session.save(tmp_path / "link")
+    loaded = load(tmp_path / "B", session)
+    loaded.save(tmp_path / "D")
+    loaded.save(tmp_path / "B")
+    with pytest.raises(rtfm_rt.WorldError, match="another session"):
+        session.save(tmp_path / "B")
+    with pytest.raises(rtfm_rt.WorldError, match="another session"):
+        loaded.save(tmp_path / "A")
+    session.save(tmp_path / "A")
+
+
+class Interrupted:
+    """A connection whose commits raise, before they have lasted or after."""
+
+    def __init__(self, db: sqlite3.Connection, error: BaseException, lasting: bool) -> None:
+        self._db, self._error, self._lasting = db, error, lasting
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+    def commit(self) -> None:
+        if self._lasting:
+            self._db.commit()
+        raise self._error
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), sqlite3.OperationalError("disk")], ids=repr)
+def test_a_commit_that_is_interrupted(
+    session, picture, tmp_path, monkeypatch, error, first, lasting
+):
+    path, connect = tmp_path / "world", worlds._connect
+    if not first:
+        session.save(path)
+    session.observe(picture, turn(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(worlds, "_connect", lambda *a: Interrupted(connect(*a), error, lasting))
+        with pytest.raises((KeyboardInterrupt, rtfm_rt.WorldError)):
+            session.save(path)
+    assert not lasting or load(path, session).memory.ids == [0, 1]
+    session.observe(picture, turn(9))
+    session.save(path)
+    session.save(path)
+    assert load(path, session).memory.ids == [0, 1, 2]
+    assert len(session._saved.revisions) <= 2
 
 
 # the file of the model, by whose SHA-256 a world knows it

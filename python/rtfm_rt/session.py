@@ -214,15 +214,14 @@ class Session(_core.Session):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the world to a file, so that `load` goes on from here to the bit.
 
-        path: a new file, or the one that this world was last saved to or loaded from: then only new
-        frames are written in full. When it returns everything is on the disk; whatever happens
+        path: a new file, or one that this world was saved to or loaded from: then only new frames
+        are written in full. When it returns everything is on the disk; whatever happens
         before, the file holds the last world that was saved. Of a model that goes by actions the
         pages that its next frame attends to are written too. Raises WorldError.
         """
         from rtfm_rt import world
 
-        model = self._saved.model if self._saved else self.model.sha256
-        self._saved = world.save(self, path, self._saved, model)
+        world.save(self, path)
 
     @classmethod
     def load(

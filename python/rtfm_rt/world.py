@@ -11,13 +11,16 @@ import secrets
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 
 from rtfm_rt import _core
 from rtfm_rt._core import WorldError
+
+if TYPE_CHECKING:
+    from rtfm_rt.session import Session
 
 APPLICATION = 0x7274666D  # "rtfm", in the header of the file
 VERSION = 2  # of the newest schema, user_version; 1: without pages, of models that go by poses
@@ -36,11 +39,14 @@ ORDERS = ("ids", "by_use", "with_page")  # int64 arrays that are saved whole
 
 
 class Saved(NamedTuple):
-    """What a session knows of its file: the model's hash, the world, and its last revision."""
+    """What a session knows of its files: the model's hash, the world, the revisions in them.
+
+    A file with one of these is as this session loaded or saved it, and may be written over.
+    """
 
     model: str
     world: str
-    revision: str
+    revisions: frozenset[str]
 
 
 def model_hash(path: str) -> str:
@@ -52,20 +58,20 @@ def model_hash(path: str) -> str:
     return digest.hexdigest()
 
 
-def save(
-    session: _core.Session, path: str | os.PathLike[str], last: Saved | None, model: str
-) -> Saved:
+def save(session: Session, path: str | os.PathLike[str]) -> None:
     """Writes the world; only frames that the file lacks are written in full.
 
-    path: a new file, or the file that this world was last saved to or loaded from. model: the hash
-    of its file. When it returns everything is on the disk; until then the file holds the world of
-    the last save, whatever happens. Raises WorldError.
+    path: a new file, or a file that this world was saved to or loaded from. When it returns
+    everything is on the disk; until then the file holds the world of the last save, whatever
+    happens. Raises WorldError.
     """
     path, file = _named(path)
+    last = session._saved
+    revision = secrets.token_hex(16)
     saved = Saved(
-        model,
+        last.model if last else session.model.sha256,
         last.world if last else secrets.token_hex(16),
-        secrets.token_hex(16),
+        (last.revisions if last else frozenset()) | {revision},
     )
     with _errors(path), contextlib.closing(_connect(file, "rwc")) as db:
         db.execute("PRAGMA page_size=16384")  # of a new file: rows are large
@@ -75,13 +81,16 @@ def save(
         db.execute("BEGIN IMMEDIATE")
         try:
             world = session._world()
-            _check_same_world(db, path, last, 1 if world["page_dtype"] is None else VERSION)
-            _write(db, session, world, saved)
+            replaced = _check_same_world(
+                db, path, last, 1 if world["page_dtype"] is None else VERSION
+            )
+            _write(db, session, world, saved, revision)
+            session._saved = saved  # a commit that fails or is interrupted may yet have lasted
+            db.commit()
         except BaseException:
             db.rollback()
             raise
-        db.commit()
-    return saved
+    session._saved = saved._replace(revisions=saved.revisions - {replaced})
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Saved, dict[str, Any]]:
@@ -102,7 +111,11 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Save
 
 
 def _write(
-    db: sqlite3.Connection, session: _core.Session, world: dict[str, Any], saved: Saved
+    db: sqlite3.Connection,
+    session: _core.Session,
+    world: dict[str, Any],
+    saved: Saved,
+    revision: str,
 ) -> None:
     memory = session.memory
     there = {
@@ -125,7 +138,7 @@ def _write(
         "model": saved.model,
         "model_name": session.model.manifest["name"],
         "world": saved.world,
-        "revision": saved.revision,
+        "revision": revision,
         "height": session.image_size[0],
         "width": session.image_size[1],
         "next_id": world["next_id"],
@@ -151,25 +164,30 @@ def _write_pages(db: sqlite3.Connection, session: _core.Session, ids: list[int])
         db.execute("INSERT INTO pages VALUES (?, ?, ?)", (id_, page, _checksum(id_, page)))
 
 
-def _check_same_world(db: sqlite3.Connection, path: str, last: Saved | None, version: int) -> None:
+def _check_same_world(
+    db: sqlite3.Connection, path: str, last: Saved | None, version: int
+) -> str | None:
+    """The revision in the file, which this session may write over; of a new file None."""
     if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # a new file
         for statement in _tables(version):
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(f"PRAGMA user_version = {version}")
-        return
+        return None
     _check_format(db, path)
     values = dict(db.execute("SELECT key, value FROM world"))
     if last is None or values.get("world") != last.world:
         raise WorldError(
-            f"{path}: expected a new file or the one that this world was saved to, got another "
+            f"{path}: expected a new file or one that this world was saved to, got another "
             "world; choose another path, or remove the file"
         )
-    if values.get("revision") != last.revision:
+    revision = values.get("revision")
+    if revision not in last.revisions:
         raise WorldError(
-            f"{path}: expected the world as this session last saved or loaded it, got one that "
-            "another session has saved since; choose another path"
+            f"{path}: expected the world as this session saved or loaded it, got what another "
+            "session has saved since, or an old copy; choose another path"
         )
+    return str(revision)
 
 
 # reading
@@ -200,7 +218,7 @@ def _read(
     values = dict(db.execute("SELECT key, value FROM world"))
     if values.pop("digest", None) != _digest(values):
         raise WorldError(f"{path}: expected a whole file, got one whose description is damaged")
-    texts = all(isinstance(values[key], str) for key in Saved._fields)
+    texts = all(isinstance(values[key], str) for key in ("model", "world", "revision"))
     if not texts or not isinstance(values["next_id"], int):
         raise TypeError("a name or number of another type")
     orders = {key: np.frombuffer(values[key], np.int64) for key in ORDERS}
@@ -222,7 +240,7 @@ def _read(
         pages = _whole(db, path, "pages", orders["with_page"].tolist())
         world["pages"] = [page for _, page, _ in pages]
     images = np.frombuffer(b"".join(r[3] for r in ordered), np.uint8).reshape(shape)
-    saved = Saved(values["model"], values["world"], values["revision"])
+    saved = Saved(values["model"], values["world"], frozenset({values["revision"]}))
     options = json.loads(values["options"])
     names = ACTION_OPTIONS if by_actions else OPTIONS
     return world, images, saved, {key: options[key] for key in names}
