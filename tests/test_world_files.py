@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -120,6 +122,99 @@ def test_a_commit_that_is_interrupted(
     session.save(path)
     assert load(path, session).memory.ids == [0, 1, 2]
     assert len(session._saved.revisions) <= 2
+
+
+# first saves that fail
+
+
+def test_a_first_save_by_a_busy_session_leaves_no_file(session, tmp_path, monkeypatch):
+    def busy() -> None:
+        assert os.listdir(tmp_path) == []  # not even for a moment
+        raise rtfm_rt.WorldError("session: expected one thread at a time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_world", busy)
+        with pytest.raises(rtfm_rt.WorldError, match="one thread at a time"):
+            session.save(tmp_path / "world")
+    assert os.listdir(tmp_path) == []
+    session.save(tmp_path / "world")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "disk")], ids=repr)
+def test_a_first_save_that_fails_leaves_no_file(session, tmp_path, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    path, touched = tmp_path / "world", tmp_path / "touched"
+    touched.touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(worlds, "_write", fail)
+        for there in (path, touched):
+            with pytest.raises((KeyboardInterrupt, rtfm_rt.WorldError)):
+                session.save(there)
+    assert os.listdir(tmp_path) == ["touched"]  # which was there before
+    with pytest.raises(rtfm_rt.WorldError, match="expected a world file, got an empty file"):
+        load(touched, session)
+    for there in (path, touched):
+        session.save(there)
+        assert load(there, session).memory.ids == session.memory.ids
+
+
+@pytest.mark.parametrize("limit", [0, 5000, 40_000])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_first_save_to_a_full_disk_leaves_no_file(session, tmp_path, limit):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            session.save(tmp_path / "world")
+        except rtfm_rt.WorldError as error:
+            os._exit(0 if "; nothing was saved there" in str(error) else 2)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_another_session_saves_meanwhile_stays(session, tmp_path, monkeypatch):
+    """One that is a little earlier at the same new file."""
+    path, connect, other = tmp_path / "world", worlds._connect, session.fork()
+
+    def late(*where: str) -> sqlite3.Connection:
+        monkeypatch.undo()
+        other.save(path)
+        return connect(*where)
+
+    monkeypatch.setattr(worlds, "_connect", late)
+    with pytest.raises(rtfm_rt.WorldError, match="another world"):
+        session.save(path)
+    assert load(path, other)._saved == other._saved
+
+
+def test_a_file_that_goes_while_it_is_waited_for(session, tmp_path, monkeypatch):
+    path, connect = tmp_path / "world", worlds._connect
+
+    def gone(*where: str) -> sqlite3.Connection:
+        monkeypatch.undo()
+        db = connect(*where)
+        os.unlink(path)
+        return db
+
+    monkeypatch.setattr(worlds, "_connect", gone)
+    with pytest.raises(rtfm_rt.WorldError, match="nothing was saved there"):
+        session.save(path)
+    session.save(path)
+    assert load(path, session).memory.ids == session.memory.ids
+
+
+def test_a_folder_that_is_missing(session, tmp_path):
+    with pytest.raises(rtfm_rt.WorldError, match=r"expected a folder .*nowhere, got none") as no:
+        session.save(tmp_path / "nowhere" / "world")
+    assert "last save" not in str(no.value)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(rtfm_rt.WorldError, match="nothing was saved there"):
+        session.save(tmp_path / "folder")
 
 
 # the file of the model, by whose SHA-256 a world knows it

@@ -66,6 +66,7 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
     happens. Raises WorldError.
     """
     path, file = _named(path)
+    world = session._world()  # refuses before there is a file
     last = session._saved
     revision = secrets.token_hex(16)
     saved = Saved(
@@ -73,22 +74,19 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
         last.world if last else secrets.token_hex(16),
         (last.revisions if last else frozenset()) | {revision},
     )
-    with _errors(path), contextlib.closing(_connect(file, "rwc")) as db:
-        db.execute("PRAGMA page_size=16384")  # of a new file: rows are large
-        # a rollback journal, not WAL: between saves a world is one file, readable from anywhere
-        db.execute("PRAGMA journal_mode=DELETE")
-        db.execute("PRAGMA synchronous=EXTRA")
-        db.execute("BEGIN IMMEDIATE")
+    new = not os.path.exists(file)
+    with _errors(path, file), contextlib.closing(_connect(file, "rwc")) as db:
         try:
-            world = session._world()
-            replaced = _check_same_world(
-                db, path, last, 1 if world["page_dtype"] is None else VERSION
-            )
+            _begin(db)
+            version = 1 if world["page_dtype"] is None else VERSION
+            replaced = _check_same_world(db, path, last, version)
             _write(db, session, world, saved, revision)
             session._saved = saved  # a commit that fails or is interrupted may yet have lasted
             db.commit()
         except BaseException:
             db.rollback()
+            if new:
+                _remove_empty(db, file)
             raise
     session._saved = saved._replace(revisions=saved.revisions - {replaced})
 
@@ -98,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Save
     path, file = _named(path)
     if not os.path.isfile(file):
         raise WorldError(f"{path}: expected a world file, got nothing there")
-    with _errors(path), contextlib.closing(_connect(file, "rw")) as db:
+    with _errors(path, file), contextlib.closing(_connect(file, "rw")) as db:
         db.execute("BEGIN")
         version = _check_format(db, path)
         problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -108,6 +106,30 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Save
 
 
 # writing
+
+
+def _begin(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA page_size=16384")  # of a new file: rows are large
+    # a rollback journal, not WAL: between saves a world is one file, readable from anywhere
+    db.execute("PRAGMA journal_mode=DELETE")
+    db.execute("PRAGMA synchronous=EXTRA")
+    db.execute("BEGIN IMMEDIATE")
+
+
+def _remove_empty(db: sqlite3.Connection, file: str) -> None:
+    """Removes the file that a first save made for nothing, unless another one is writing to it.
+
+    One that waits to is refused by SQLite, which does not write to what has lost its name.
+    """
+    db.execute("PRAGMA busy_timeout=0")
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            return  # else nobody can write to that disk
+    with contextlib.suppress(OSError):
+        if not os.path.getsize(file):
+            os.unlink(file)
 
 
 def _write(
@@ -198,7 +220,11 @@ def _check_format(db: sqlite3.Connection, path: str) -> int:
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION:
-        raise WorldError(f"{path}: expected a world file, got a database of something else")
+        tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        kind = (
+            "a database of something else" if tables else "an empty file, as a killed save leaves"
+        )
+        raise WorldError(f"{path}: expected a world file, got {kind}")
     if version > VERSION:
         raise WorldError(
             f"{path}: expected a world file of version {VERSION} or older, got version {version}; "
@@ -302,14 +328,19 @@ def _connect(file: str, mode: str) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _errors(path: str) -> Iterator[None]:
+def _errors(path: str, file: str) -> Iterator[None]:
     """SQLite's and the system's errors as WorldError, naming the file."""
     try:
         yield
     except sqlite3.OperationalError as error:
+        if not os.path.isdir(folder := os.path.dirname(file)):
+            raise WorldError(
+                f"{path}: expected a folder for it at {folder}, got none; make it first"
+            ) from error
+        held = "the world in the file is the one of the last save that returned"
         raise WorldError(
-            f"{path}: expected to read and write it, got: {error}; the world in the file is the "
-            "one of the last save that returned"
+            f"{path}: expected to read and write it, got: {error}; "
+            f"{held if os.path.isfile(file) else 'nothing was saved there'}"
         ) from error
     except OSError as error:
         raise WorldError(f"{path}: expected to read and write it, got: {error}") from error
