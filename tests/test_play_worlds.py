@@ -249,6 +249,15 @@ def test_a_file_is_no_folder(model: tuple[str, Any], tmp_path: Path) -> None:
         worlds.Worlds(str(tmp_path / "file"), rtfm_rt.Model(model[0], device="cpu"))
 
 
+def test_a_file_does_not_choose_how_much_memory_it_takes(model, picture, tmp_path) -> None:
+    shared = rtfm_rt.Model(model[0], device="cpu")
+    session = rtfm_rt.Session(shared, threads=1, memory_budget=100_000)
+    session.observe(picture, np.eye(4))
+    session.save(tmp_path / "small.world")
+    loaded = worlds.Worlds(str(tmp_path), shared, threads=1).load("small")
+    assert loaded.memory.budget == rtfm_rt.Session(shared, threads=1).memory.budget > 100_000
+
+
 def test_a_world_from_anywhere_is_stood_in(site: Site, page: Page) -> None:
     """A world of another program: rolled, high up, far away."""
     model = site.arcade.model

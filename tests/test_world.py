@@ -52,8 +52,7 @@ def make(deep: str, shot: np.ndarray, length: int = 12, **options) -> rtfm_rt.Se
 
 
 def load(path: Path, deep: str, **options) -> rtfm_rt.Session:
-    given = {"memory_budget": BUDGET, **options}
-    return rtfm_rt.Session.load(path, deep, device="cpu:portable", threads=1, **given)
+    return rtfm_rt.Session.load(path, deep, device="cpu:portable", threads=1, **options)
 
 
 @pytest.fixture
@@ -82,7 +81,8 @@ def test_a_world_that_has_forgotten_frames(deep, shot, tmp_path):
     session.save(tmp_path / "world")
     twin = load(tmp_path / "world", deep)
     assert twin.memory.ids == session.memory.ids
-    assert walk(twin, 7, 4) == walk(session, 7, 4)
+    assert walk(twin, 7, 40) == walk(session, 7, 40)
+    assert twin.memory.ids == session.memory.ids
 
 
 @pytest.mark.parametrize("frames", [650, 900])
@@ -101,7 +101,7 @@ def test_a_world_larger_than_an_exact_scan(deep, tmp_path, frames):
         session.memory.update_pose(id_, turn(rng.uniform(0, 360), rng.uniform(-30, 30)))
     walk(session, 1, 5)
     session.save(tmp_path / "world")
-    twin = load(tmp_path / "world", deep, memory_budget=budget)
+    twin = load(tmp_path / "world", deep)
     assert walk(twin, 7, 50) == walk(session, 7, 50)
     assert twin.memory.ids == session.memory.ids
 
@@ -111,6 +111,20 @@ def test_options_come_from_the_file_unless_given(deep, shot, tmp_path):
     loaded = load(tmp_path / "world", deep)
     assert (loaded.context, loaded.step(turn(9)).steps) == (3, 4)
     assert load(tmp_path / "world", deep, context=2).context == 2
+
+
+def test_a_budget_comes_from_the_file_if_one_was_given(deep, shot, tmp_path):
+    make(deep, shot, 3).fork().save(tmp_path / "given")
+    load(tmp_path / "given", deep).save(tmp_path / "again")
+    assert load(tmp_path / "again", deep).memory.budget == BUDGET
+    assert load(tmp_path / "given", deep, memory_budget=2 * BUDGET).memory.budget == 2 * BUDGET
+    default = rtfm_rt.Session(deep).memory.budget
+    assert load(tmp_path / "given", deep, memory_budget=None).memory.budget == default
+    make(deep, shot, 3, memory_budget=None).save(tmp_path / "none")  # as in older files
+    with sqlite3.connect(tmp_path / "none") as db:
+        options = db.execute("SELECT value FROM world WHERE key = 'options'").fetchone()[0]
+    assert "memory_budget" not in json.loads(options)
+    assert load(tmp_path / "none", deep).memory.budget == default
 
 
 def test_one_file_that_grows_with_new_frames_only(deep, shot, tmp_path):

@@ -95,7 +95,7 @@ def test_a_memory_that_is_full(start, load, tmp_path, kind):
     session = start(60, memory_budget=budget)
     assert session.memory.evicted > 0
     session.save(tmp_path / "world")
-    twin = load(tmp_path / "world", memory_budget=budget)
+    twin = load(tmp_path / "world")
     assert walk(twin, 7, 60) == walk(session, 7, 60)
     assert twin.memory.ids == session.memory.ids
     with pytest.raises(rtfm_rt.WorldError, match="memory_budget"):

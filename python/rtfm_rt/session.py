@@ -124,6 +124,7 @@ class Session(_core.Session):
     _closed = False
     _saved: Saved | None = None
     _stream: Any = None
+    _budget: int | None = None  # that was asked for
 
     def __init__(
         self,
@@ -161,6 +162,8 @@ class Session(_core.Session):
         )
         self._model = model
         self._stream = stream  # must live as long as the session
+        if memory_budget is not None:
+            self._budget = self.memory.budget
 
     @property
     def model(self) -> Model:
@@ -209,7 +212,13 @@ class Session(_core.Session):
         branch = Session.__new__(Session)
         _core.Session.__init__(branch, self)
         branch._model, branch._stream = self._model, self._stream
+        branch._budget = self._budget
         return branch
+
+    def _options(self) -> dict[str, float]:
+        """Those that `save` writes down; a budget of nobody's choice is up to who loads it."""
+        given = {} if self._budget is None else {"memory_budget": self._budget}
+        return super()._options() | given
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the world to a file, so that `load` goes on from here to the bit.
@@ -233,9 +242,10 @@ class Session(_core.Session):
         """A session that goes on where the one that saved `path` was.
 
         model: the one that the world was made with; another is refused. options: as for the
-        constructor; seed, context, sinks, recent, steps and commit_below come from the file unless
-        given. A model that goes by actions must run in the precision that the world's pages are
-        kept in. Raises WorldError, naming the file and what is whole in it.
+        constructor; seed, context, sinks, recent, steps, commit_below and, where the saved session
+        was given one, memory_budget come from the file unless given. A model that goes by actions
+        must run in the precision that the world's pages are kept in. Raises WorldError, naming the
+        file and what is whole in it.
         """
         from rtfm_rt import world
 

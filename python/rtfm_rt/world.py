@@ -35,6 +35,7 @@ TABLES = (
 DAMAGE = (sqlite3.Error, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 OPTIONS = ("seed", "context", "sinks", "recent", "steps", "commit_below")
 ACTION_OPTIONS = ("seed", "steps")  # of models that go by actions
+GIVEN_OPTIONS = ("memory_budget",)  # only in the file if the session was given them
 ORDERS = ("ids", "by_use", "with_page")  # int64 arrays that are saved whole
 
 
@@ -268,8 +269,9 @@ def _read(
     images = np.frombuffer(b"".join(r[3] for r in ordered), np.uint8).reshape(shape)
     saved = Saved(values["model"], values["world"], frozenset({values["revision"]}))
     options = json.loads(values["options"])
-    names = ACTION_OPTIONS if by_actions else OPTIONS
-    return world, images, saved, {key: options[key] for key in names}
+    made_with = {key: options[key] for key in (ACTION_OPTIONS if by_actions else OPTIONS)}
+    made_with |= {key: options[key] for key in GIVEN_OPTIONS if key in options}
+    return world, images, saved, made_with
 
 
 def _whole(db: sqlite3.Connection, path: str, table: str, ids: list[int]) -> list[Any]:

@@ -82,7 +82,8 @@ class Worlds:
 
     def _load(self, path: str, name: str) -> Session:
         with self._plainly(path, name):
-            session = Session.load(path, self._model, **self._options)
+            # the budget is this server's, not one that whoever made the file asked for
+            session = Session.load(path, self._model, memory_budget=None, **self._options)
         if not len(session.memory):
             raise WorldError(f"{name}: expected a world with frames, got an empty one")
         if session._world()["next_id"] >= _LAST_ID:
