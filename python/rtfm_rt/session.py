@@ -83,23 +83,32 @@ def _stamp(file: str) -> tuple[int, int, int] | None:
 
 
 class Ticket:
-    """A frame in the making, from `Session.submit`."""
+    """A frame in the making, from `Session.submit`, for the process that submitted it."""
 
     def __init__(self, future: Future[_core.Frame]) -> None:
         self._future = future
+        self._process = os.getpid()
 
     def done(self) -> bool:
         """Whether `result` would return or raise at once."""
-        return self._future.done()
+        return self._forked() or self._future.done()
 
     def result(self, timeout: float | None = None) -> _core.Frame:
         """Waits for the frame, raises what the step raised, or TimeoutError after `timeout` s."""
         from concurrent.futures import TimeoutError as Expired
 
+        if self._forked():
+            raise _core.WorldError(
+                "ticket: expected the process that submitted it, got a fork of that, in which "
+                "nobody makes the frame; submit again"
+            )
         try:
             return self._future.result(timeout)
         except Expired:  # its own class before Python 3.11
             raise TimeoutError(f"the frame was not ready within {timeout} s") from None
+
+    def _forked(self) -> bool:
+        return self._process != os.getpid()
 
 
 class Session(_core.Session):
@@ -121,6 +130,7 @@ class Session(_core.Session):
     """
 
     _worker: ThreadPoolExecutor | None = None
+    _process = 0  # that it is a thread of
     _closed = False
     _saved: Saved | None = None
     _stream: Any = None
@@ -181,19 +191,21 @@ class Session(_core.Session):
         """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
 
         Pose and action are copied, but for a `PoseSlot`, which is read when the frame's turn has
-        come. Until its tickets are done a session belongs to them: `step`
-        from another thread is refused.
+        come. Until its tickets are done a session belongs to them: `step` from another thread is
+        refused. A process that is forked meanwhile gets a session in the middle of a step, of no
+        use; between tickets it gets one that works, with a thread of its own for new ones.
         """
         if self._closed:
             raise _core.WorldError("submit: expected an open session, got a closed one")
-        if self._worker is None:
+        if self._worker is None or self._process != os.getpid():  # a fork brings no threads along
             from concurrent.futures import ThreadPoolExecutor
 
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="rtfm-submit")
+            self._process = os.getpid()
         try:
             own = pose is None or isinstance(pose, _core.PoseSlot)
-            frozen = pose if own else np.array(pose)
-        except ValueError as error:
+            frozen = pose if own else np.asarray(pose).copy()  # np.array warns of PyTorch's
+        except Exception as error:  # whatever a tensor of another library raises
             raise _core.PoseError(f"pose: expected a (4, 4) matrix, got {error}") from None
         options = {
             "action": copy.copy(action),
@@ -265,9 +277,9 @@ class Session(_core.Session):
     def close(self) -> None:
         """Waits for submitted frames and ends their thread. Memory goes with the last reference."""
         self._closed = True
-        if self._worker is not None:
+        if self._worker is not None and self._process == os.getpid():
             self._worker.shutdown(wait=True)
-            self._worker = None
+        self._worker = None
 
     def __enter__(self) -> Session:
         return self
