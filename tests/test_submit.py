@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,19 +19,81 @@ from models import turn
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
+class Gate:
+    """Holds up a session's steps until it is opened."""
+
+    def __init__(self, session: rtfm_rt.Session) -> None:
+        self._opened, self._reached, self._step = threading.Event(), threading.Event(), session.step
+        session.step = self._wait
+
+    def _wait(self, *arguments: object, **options: object) -> rtfm_rt.Frame:
+        self._reached.set()
+        self._opened.wait()
+        return self._step(*arguments, **options)
+
+    def reached(self) -> bool:
+        return self._reached.wait(60)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
 @pytest.fixture
-def gate(session) -> Iterator[threading.Event]:
-    """Steps wait until it is set."""
-    opened, step = threading.Event(), session.step
-
-    def waiting(*arguments: object, **options: object) -> rtfm_rt.Frame:
-        opened.wait()
-        return step(*arguments, **options)
-
-    session.step = waiting
-    yield opened
-    opened.set()
+def gate(session) -> Iterator[Gate]:
+    made = Gate(session)
+    yield made
+    made.open()
     session.close()
+
+
+def test_a_deadline_counts_from_submit(session, gate):
+    """What waits in line has less of it: as few denoising steps as a step that is late."""
+    first = session.submit(turn(0), deadline=100.0)
+    late, soon = (session.submit(turn(1), deadline=seconds) for seconds in (0.05, 100.0))
+    whenever = session.submit(turn(2))
+    time.sleep(0.06)
+    gate.open()
+    assert (late.result(60).late, late.result().steps) == (True, 1)
+    for ticket in (first, soon, whenever):
+        assert (ticket.result(60).late, ticket.result().steps) == (False, 2)
+    assert session.stats()["late"] == 1
+
+
+def test_a_session_s_own_deadline_counts_from_submit(model, picture):
+    session = rtfm_rt.Session(model[0], device="cpu", threads=1, deadline=0.05)
+    session.observe(picture, np.eye(4))
+    for each in (session, session.fork()):
+        gate = Gate(each)
+        with each:
+            each.submit(turn(0))
+            late, soon = each.submit(turn(1)), each.submit(turn(1), deadline=100.0)
+            time.sleep(0.06)
+            gate.open()
+            assert (late.result(60).late, late.result().steps) == (True, 1)
+            assert (soon.result(60).late, soon.result().steps) == (False, 2)
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, np.nan, np.inf, "soon", "0.5", 10**400], ids=ascii)
+def test_what_is_no_deadline(session, bad):
+    with session, pytest.raises(rtfm_rt.ArgumentError, match="deadline: expected"):
+        session.submit(turn(0), deadline=bad).result(60)
+
+
+def test_cancel(session, model, picture, gate):
+    """A ticket that waits goes, as if it had never been submitted; one that is made stays."""
+    twin = rtfm_rt.Session(model[0], device="cpu", threads=2, seed=11)
+    twin.observe(picture, np.eye(4))
+    first, stale, last = (session.submit(turn(30 * i)) for i in range(3))
+    assert gate.reached()
+    assert not first.cancel() and not stale.done()
+    assert stale.cancel() and stale.cancel() and stale.done()
+    with pytest.raises(rtfm_rt.WorldError, match="cancelled"):
+        stale.result()
+    gate.open()
+    for ticket, pose in ((first, turn(0)), (last, turn(60))):
+        want = twin.step(pose)
+        assert ticket.result(60).id == want.id and np.array_equal(ticket.result(), want)
+    assert not last.cancel() and last.done()
 
 
 def in_a_fork(check: Callable[[], bool]) -> bool:
@@ -73,11 +136,11 @@ def test_a_ticket_is_of_one_process(session, gate):
         for ticket in tickets:
             with pytest.raises(rtfm_rt.WorldError, match="process that submitted it, got"):
                 ticket.result()
-        return all(ticket.done() for ticket in tickets)
+        return all(ticket.done() and not ticket.cancel() for ticket in tickets)
 
     assert in_a_fork(check)
     assert not any(ticket.done() for ticket in tickets)
-    gate.set()
+    gate.open()
     assert [ticket.result(60).id for ticket in tickets] == [1, 2]
 
 

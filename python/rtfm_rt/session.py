@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import math
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +84,16 @@ def _stamp(file: str) -> tuple[int, int, int] | None:
     return about.st_ino, about.st_size, about.st_mtime_ns
 
 
+def _left(deadline: float | None, waited: float) -> float | None:
+    """What is left of a deadline: next to nothing of one that has passed."""
+    try:
+        if deadline is None or not (math.isfinite(deadline) and deadline > 0):
+            return deadline
+    except (TypeError, OverflowError):
+        return deadline  # none either: step says so
+    return max(float(deadline) - waited, 1e-9)
+
+
 class Ticket:
     """A frame in the making, from `Session.submit`, for the process that submitted it."""
 
@@ -93,8 +105,16 @@ class Ticket:
         """Whether `result` would return or raise at once."""
         return self._forked() or self._future.done()
 
+    def cancel(self) -> bool:
+        """Whether the frame could still be taken out of the line: then it is never made.
+
+        False when its turn has come. `result` of a cancelled ticket raises WorldError.
+        """
+        return not self._forked() and self._future.cancel()
+
     def result(self, timeout: float | None = None) -> _core.Frame:
         """Waits for the frame, raises what the step raised, or TimeoutError after `timeout` s."""
+        from concurrent.futures import CancelledError
         from concurrent.futures import TimeoutError as Expired
 
         if self._forked():
@@ -104,6 +124,10 @@ class Ticket:
             )
         try:
             return self._future.result(timeout)
+        except CancelledError:
+            raise _core.WorldError(
+                "ticket: expected one whose frame is made, got one that was cancelled; submit again"
+            ) from None
         except Expired:  # its own class before Python 3.11
             raise TimeoutError(f"the frame was not ready within {timeout} s") from None
 
@@ -134,7 +158,8 @@ class Session(_core.Session):
     _closed = False
     _saved: Saved | None = None
     _stream: Any = None
-    _budget: int | None = None  # that was asked for
+    _budget: int | None = None  # this and the next: as they were given
+    _deadline: float | None = None
 
     def __init__(
         self,
@@ -172,6 +197,7 @@ class Session(_core.Session):
         )
         self._model = model
         self._stream = stream  # must live as long as the session
+        self._deadline = deadline
         if memory_budget is not None:
             self._budget = self.memory.budget
 
@@ -191,10 +217,13 @@ class Session(_core.Session):
         """`step` on a thread of its own, in order of submission; the caller goes on meanwhile.
 
         Pose and action are copied, but for a `PoseSlot`, which is read when the frame's turn has
-        come. Until its tickets are done a session belongs to them: `step` from another thread is
-        refused. A process that is forked meanwhile gets a session in the middle of a step, of no
-        use; between tickets it gets one that works, with a thread of its own for new ones.
+        come. A deadline, the session's own too, counts from here: the step gets what the line left
+        of it; `frame.latency` is the step alone. Until its tickets are done a session belongs to
+        them: `step` from another thread is refused. A process that is forked meanwhile gets a
+        session in the middle of a step, of no use; between tickets it gets one that works, with a
+        thread of its own.
         """
+        start = time.monotonic()
         if self._closed:
             raise _core.WorldError("submit: expected an open session, got a closed one")
         if self._worker is None or self._process != os.getpid():  # a fork brings no threads along
@@ -207,12 +236,14 @@ class Session(_core.Session):
             frozen = pose if own else np.asarray(pose).copy()  # np.array warns of PyTorch's
         except Exception as error:  # whatever a tensor of another library raises
             raise _core.PoseError(f"pose: expected a (4, 4) matrix, got {error}") from None
-        options = {
-            "action": copy.copy(action),
-            "intrinsics": intrinsics,
-            "deadline": deadline,
-        }
-        return Ticket(self._worker.submit(self.step, frozen, **options))
+        action = copy.copy(action)
+        deadline = self._deadline if deadline is None else deadline
+
+        def step() -> _core.Frame:
+            left = _left(deadline, time.monotonic() - start)
+            return self.step(frozen, action=action, intrinsics=intrinsics, deadline=left)
+
+        return Ticket(self._worker.submit(step))
 
     def fork(self) -> Session:
         """A branch of the world, at once: from here on the two go their own ways.
@@ -224,7 +255,7 @@ class Session(_core.Session):
         branch = Session.__new__(Session)
         _core.Session.__init__(branch, self)
         branch._model, branch._stream = self._model, self._stream
-        branch._budget = self._budget
+        branch._budget, branch._deadline = self._budget, self._deadline
         return branch
 
     def _options(self) -> dict[str, float]:
