@@ -212,9 +212,16 @@ def test_a_folder_that_is_missing(session, tmp_path):
     with pytest.raises(rtfm_rt.WorldError, match=r"expected a folder .*nowhere, got none") as no:
         session.save(tmp_path / "nowhere" / "world")
     assert "last save" not in str(no.value)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(rtfm_rt.WorldError, match="nothing was saved there"):
-        session.save(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_there_and_no_file(session, tmp_path, make):
+    make(tmp_path / "it")
+    with pytest.raises(rtfm_rt.WorldError, match="got a folder, a device or a pipe"):
+        session.save(tmp_path / "it")
+    with pytest.raises(rtfm_rt.WorldError, match="expected a world file, got no file"):
+        load(tmp_path / "it", session)
+    assert os.listdir(tmp_path) == ["it"]
 
 
 # the file of the model, by whose SHA-256 a world knows it

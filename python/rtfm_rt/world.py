@@ -67,6 +67,12 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
     happens. Raises WorldError.
     """
     path, file = _named(path)
+    new = not os.path.exists(file)
+    if not new and not os.path.isfile(file):
+        raise WorldError(
+            f"{path}: expected a file or a new name, got a folder, a device or a pipe; choose "
+            "another name"
+        )
     world = session._world()  # refuses before there is a file
     last = session._saved
     revision = secrets.token_hex(16)
@@ -75,7 +81,6 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
         last.world if last else secrets.token_hex(16),
         (last.revisions if last else frozenset()) | {revision},
     )
-    new = not os.path.exists(file)
     with _errors(path, file), contextlib.closing(_connect(file, "rwc")) as db:
         try:
             _begin(db)
@@ -96,7 +101,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, Save
     """World, images (n, height, width, 3), identity and options of a world file, all checked."""
     path, file = _named(path)
     if not os.path.isfile(file):
-        raise WorldError(f"{path}: expected a world file, got nothing there")
+        raise WorldError(f"{path}: expected a world file, got no file there")
     with _errors(path, file), contextlib.closing(_connect(file, "rw")) as db:
         db.execute("BEGIN")
         version = _check_format(db, path)
