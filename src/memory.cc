@@ -51,11 +51,19 @@ Memory::Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retriev
     : page_bytes_(page_bytes),
       state_bytes_(state_bytes),
       image_bytes_(image_bytes),
+      least_(retrieval.context + 1),
       frames_(with_spares(retrieval, capacity.pages), capacity.frames),
       pool_(capacity.pages, capacity.frames),
       pages_(capacity.pages + 1, page_bytes, on(backend)),
       states_(state_bytes ? 2 : 0, state_bytes, on(backend)),
       images_((capacity.frames + kImages - 1) / kImages, kImages * image_bytes, Blocks::host) {}
+
+// What capacity() makes so many of.
+int64_t Memory::budget_for(int64_t frames) const {
+  const int64_t together = page_bytes_ + image_bytes_, pixels = frames * image_bytes_;
+  return std::max(
+      {std::min(4 * pixels, frames * together), pixels + least_ * page_bytes_, least_ * together});
+}
 
 int32_t Memory::insert(int64_t id, const View& view, const uint8_t* image) {
   const int32_t slot = frames_.insert(id, view);

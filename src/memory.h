@@ -29,6 +29,9 @@ class Memory {
   FrameCache& frames() { return frames_; }
   const FrameCache& frames() const { return frames_; }
 
+  // Bytes that would have room for the pixels of so many frames.
+  int64_t budget_for(int64_t frames) const;
+
   // A new frame with its pixels [image_bytes]; returns its slot. It has no page yet.
   int32_t insert(int64_t id, const View& view, const uint8_t* image);
 
@@ -72,6 +75,7 @@ class Memory {
   static constexpr int32_t kImages = 16;  // in a block
 
   int64_t page_bytes_, state_bytes_, image_bytes_;
+  int64_t least_;  // pages: of a context and a new frame
   FrameCache frames_;
   PagePool pool_;
   Blocks pages_;   // [pages + 1] pages on the device; the last is scratch

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/session.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -84,7 +86,14 @@ Memory reserve(const Model& model, const SessionOptions& o) {
 }  // namespace
 
 Session::Busy::Busy(Session& session) : session_(session) {
-  check<WorldError>(!session.busy_.test_and_set(std::memory_order_acquire),
+  const int64_t process = getpid();
+  int64_t holder = 0;
+  const bool free =
+      session.busy_.compare_exchange_strong(holder, process, std::memory_order_acquire);
+  check<WorldError>(free || holder == process,
+                    "session: expected one at rest when its process was forked, got one in the "
+                    "middle of a call, which nobody ends here; fork between calls");
+  check<WorldError>(free,
                     "session: expected one thread at a time, got a call while another is running; ",
                     "wait for it, or give each thread its own session (they can share a model)");
 }

@@ -139,7 +139,7 @@ class Session {
   class Busy {  // holds the session for one thread; throws WorldError if another has it
    public:
     explicit Busy(Session& session);
-    ~Busy() { session_.busy_.clear(std::memory_order_release); }
+    ~Busy() { session_.busy_.store(0, std::memory_order_release); }
     Busy(const Busy&) = delete;
     Busy& operator=(const Busy&) = delete;
 
@@ -212,7 +212,7 @@ class Session {
   std::optional<Pose> origin_;     // of the first frame, for models with posed pages
 
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
-  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  std::atomic<int64_t> busy_{0};  // the process of whoever holds the session, 0: nobody
   double denoising_ = 0;  // seconds from the last plan to its frame
   RecentCosts step_cost_, fixed_cost_;
   mutable std::mutex stats_mutex_;  // of the two below

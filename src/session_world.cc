@@ -101,7 +101,8 @@ void Session::restore(const World& world, const uint8_t* images) {
   check<WorldError>(next_id_ == 0 && frames.size() == 0,
                     "restore: expected a new session, got one with a world of its own");
   check<WorldError>(count <= frames.capacity(), "restore: expected a memory budget for ", count,
-                    " frames, got one for ", frames.capacity(), "; raise memory_budget");
+                    " frames, got one for ", frames.capacity(), "; raise memory_budget to ",
+                    memory_.budget_for(count));
   check<WorldError>(world.origin || !model_->manifest().posed_pages || count == 0,
                     "restore: expected the pose of the first frame, got none");
   origin_ = world.origin;

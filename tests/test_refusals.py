@@ -200,5 +200,8 @@ def test_a_model_of_no_device(option):
 def test_bad_models(tmp_path):
     with pytest.raises(rtfm_rt.ModelError, match="nowhere"):
         rtfm_rt.Session(str(tmp_path / "nowhere.safetensors"))
+    for call in (rtfm_rt.Session, rtfm_rt.Model, rtfm_rt.read_info):
+        with pytest.raises(rtfm_rt.ModelError, match=r"model: expected .* got NoneType"):
+            call(None)
     with pytest.raises(rtfm_rt.ModelError):
         rtfm_rt.Session(str(tmp_path))

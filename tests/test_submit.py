@@ -154,3 +154,19 @@ def test_a_pose_in_a_tensor(session):
     tensor.detach().zero_()
     assert np.array_equal(ticket.result(60), want)
     session.close()
+
+
+def test_a_fork_in_the_middle_of_a_call(session):
+    def check() -> bool:
+        with pytest.raises(rtfm_rt.WorldError, match="at rest when its process was forked"):
+            session.step(turn(0))
+        return True
+
+    dreams = threading.Thread(target=lambda: session.imagine([turn(1)] * 4000))
+    dreams.start()
+    with pytest.raises(rtfm_rt.WorldError, match="while another is running"):
+        while dreams.is_alive():
+            len(session.memory)
+    assert in_a_fork(check)
+    dreams.join()
+    assert session.step(turn(0)).id == 1

@@ -327,8 +327,12 @@ def test_a_full_disk(deep, shot, tmp_path):
 
 def test_a_budget_too_small_for_the_world(deep, shot, tmp_path):
     make(deep, shot, 50).save(tmp_path / "world")
-    with pytest.raises(rtfm_rt.WorldError, match="memory_budget"):
+    with pytest.raises(rtfm_rt.WorldError, match="raise memory_budget to") as refused:
         load(tmp_path / "world", deep, memory_budget=100_000)
+    enough = int(str(refused.value).split()[-1])
+    assert load(tmp_path / "world", deep, memory_budget=enough).memory.ids
+    with pytest.raises(rtfm_rt.WorldError, match="raise memory_budget to"):
+        load(tmp_path / "world", deep, memory_budget=enough * 9 // 10)
 
 
 def test_only_a_new_session_takes_over_a_world(deep, shot, saved):

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,12 @@ def bundled_file(name: str) -> str:
 
 def model_path(model: str | os.PathLike[str]) -> str:
     """The file of a bundled model ("rooms"), or the given path; "./rooms" is always a path."""
-    return bundled_file(f"{model}.safetensors") if model in BUNDLED else os.fspath(model)
+    try:
+        return bundled_file(f"{model}.safetensors") if model in BUNDLED else os.fspath(model)
+    except TypeError:
+        raise _core.ModelError(
+            f"model: expected a bundled name, a path or a Model, got {type(model).__name__}"
+        ) from None
 
 
 class Model(_core.Model):
@@ -236,7 +242,7 @@ class Session(_core.Session):
             frozen = pose if own else np.asarray(pose).copy()  # np.array warns of PyTorch's
         except Exception as error:  # whatever a tensor of another library raises
             raise _core.PoseError(f"pose: expected a (4, 4) matrix, got {error}") from None
-        action = copy.copy(action)
+        action = dict(action) if isinstance(action, Mapping) else copy.copy(action)
         deadline = self._deadline if deadline is None else deadline
 
         def step() -> _core.Frame:
