@@ -72,6 +72,14 @@ def test_deterministic(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_keeps_the_trainer_s_samplers(tmp_path):
+    rows = [[1.0, 0.0, 1.0, 0.0], [0.1, 0.0, 1.0, 0.0]]
+    metadata = {**METADATA, "samplers": json.dumps({"2": rows})}
+    source = save(tmp_path / "trained.safetensors", checkpoint(), metadata)
+    samplers = run(source, tmp_path / "model.safetensors")["manifest"]["samplers"]
+    assert samplers["2"] == rows and samplers["1"] == [[1.0, 0.0, 1.0, 0.0]]
+
+
 def drop(tensors, metadata):
     del tensors["blocks.1.kg"]
 
@@ -104,6 +112,14 @@ def huge(tensors, metadata):
     metadata["layers"] = "9" * 5000
 
 
+def broken_samplers(tensors, metadata):
+    metadata["samplers"] = "[[1, 0"
+
+
+def short_sampler(tensors, metadata):
+    metadata["samplers"] = '{"2": [[1, 0, 1, 0]]}'
+
+
 def surprise(tensors, metadata):
     metadata["prediction"] = "velocity"
 
@@ -119,6 +135,8 @@ def surprise(tensors, metadata):
         (no_heads, "metadata 'heads'"),
         (odd_heads, "head dim"),
         (huge, "metadata 'layers'"),
+        (broken_samplers, "metadata 'samplers'"),
+        (short_sampler, "2 rows"),
         (surprise, "metadata 'prediction'"),
     ],
 )

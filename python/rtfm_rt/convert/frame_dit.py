@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -47,6 +48,7 @@ BLOCK_NAMES = {
     "down.bias": "down.bias",
 }
 METADATA = ("image", "patch", "width", "layers", "heads")
+OPTIONAL = ("samplers", "trainer", "format")
 MAX_SIZE = 65536
 UNPICKLE = (
     'python -c "import torch, safetensors.torch as s; '
@@ -82,11 +84,15 @@ def make_manifest(
     source: dict[str, str],
     steps: int = 2,
     tables: tuple[int, ...] = (1, 2, 4),
+    samplers: dict[str, Any] | None = None,
     fx: float = FOCAL,
     fy: float = FOCAL,
     retrieval: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a `frame_dit` model; arguments as for `convert`."""
+    """The manifest of a `frame_dit` model; arguments as for `convert`.
+
+    samplers: tables by number of steps that replace or join the flow tables of `tables`.
+    """
     return {
         "format": 1,
         "family": "frame_dit",
@@ -103,7 +109,7 @@ def make_manifest(
         "mlp": config.mlp,
         "camera": {"fx": fx, "fy": fy, "world_scale": config.world_scale},
         "steps": steps,
-        "samplers": {str(n): flow_table(n) for n in tables},
+        "samplers": {**{str(n): flow_table(n) for n in tables}, **(samplers or {})},
         "retrieval": {**RETRIEVAL, **(retrieval or {})},
     }
 
@@ -142,6 +148,7 @@ def convert(
         source=describe([source]),
         steps=steps,
         tables=tables,
+        samplers=_samplers(source, metadata),
         fx=fx,
         fy=fy,
         retrieval=retrieval,
@@ -174,8 +181,9 @@ def _config(
         if not re.fullmatch("[1-9][0-9]{0,4}", text) or int(text) > MAX_SIZE:
             raise ModelError(f"{path}: metadata {key!r}: expected an integer >= 1, got {text!r}")
         sizes[key] = int(text)
-    for key in sorted(set(metadata) - {*METADATA, "trainer", "format"}):
-        raise ModelError(f"{path}: metadata {key!r}: expected only {', '.join(METADATA)}, trainer")
+    for key in sorted(set(metadata) - {*METADATA, *OPTIONAL}):
+        known = ", ".join((*METADATA, *OPTIONAL[:-1]))
+        raise ModelError(f"{path}: metadata {key!r}: expected only {known}")
     if sizes["width"] % (8 * sizes["heads"]) or sizes["image"] % sizes["patch"]:
         raise ModelError(
             f"{path}: expected a head dim that is a multiple of 8 and an image side that is a "
@@ -194,6 +202,18 @@ def _config(
         mlp=len(up),
         world_scale=world_scale,
     )
+
+
+def _samplers(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The sampler tables, by number of steps, that the trainer made the weights for."""
+    text = metadata.get("samplers", "{}")
+    try:
+        samplers = json.loads(text)
+    except json.JSONDecodeError:
+        samplers = None
+    if not isinstance(samplers, dict):
+        raise ModelError(f"{path}: metadata 'samplers': expected a JSON object, got {text!r}")
+    return samplers
 
 
 def _rename(path: Path, config: Config, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
