@@ -25,7 +25,6 @@ from random_model import poses, shapes
 
 import rtfm_rt
 from rtfm_rt.bench import machine
-from rtfm_rt.convert import flow_table
 from rtfm_rt.reference import Block, View, lift, load, projection, rms
 
 
@@ -34,7 +33,7 @@ class Eager:
 
     def __init__(self, path: str, dtype: torch.dtype):
         self.model, self.manifest = load(path, torch.float32)
-        self.table = flow_table(self.manifest["steps"])
+        self.table = self.manifest["samplers"][str(self.manifest["steps"])]
         self.tables = {
             t: [self.model.modulation(t) + block.modulation for block in self.model.blocks]
             for t in [row[0] for row in self.table]

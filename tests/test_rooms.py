@@ -20,7 +20,7 @@ from rtfm_rt.reference import Config, View
 if shutil.which("g++") is None:
     pytest.skip("tools/rooms compiles its renderer with g++", allow_module_level=True)
 
-from tools.rooms import evaluate, scenes, train
+from tools.rooms import card, evaluate, scenes, sharpen, train
 from tools.rooms.muon import orthogonal
 from tools.rooms.network import Frames, initialise, projections
 
@@ -146,10 +146,17 @@ def test_updates_are_orthogonal():
         assert values.min() > 0.5 and values.max() < 1.3
 
 
-def arguments(out: Path, *more: str) -> Any:
+def arguments(out: Path, *more: str, command: Any = train) -> Any:
     """A run of a tiny model with one thread."""
     size = ["--size", "16", "--width", "64", "--layers", "1", "--rooms", "4", "--threads", "1"]
-    return train.parse(["--out", str(out), "--device", "cpu", *size, *more])
+    return command.parse(["--out", str(out), "--device", "cpu", *size, *more])
+
+
+def tiny_model(path: Path) -> Path:
+    """The weights of a model that has learnt a little."""
+    trainer = train.run(arguments(path, "--steps", "40", "--no-evaluate"))
+    card.save_weights(trainer.model, path / "tiny.safetensors", trainer.samplers)
+    return path / "tiny.safetensors"
 
 
 def test_training_learns_and_exports(tmp_path, capsys):
@@ -169,9 +176,17 @@ def test_training_learns_and_exports(tmp_path, capsys):
             torch.testing.assert_close(again.state_dict()[key], value, rtol=0.01, atol=1e-6)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    options = ("--steps", "6", "--no-evaluate")
-    whole = train.run(arguments(tmp_path / "whole", *options))
+@pytest.mark.parametrize("sharpens", [False, True])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, sharpens):
+    def run(name: str) -> train.Trainer:
+        options = ["--steps", "6", "--no-evaluate"]
+        if not sharpens:
+            return train.run(arguments(tmp_path / name, *options))
+        options += ["--init", str(init)]
+        return train.run(arguments(tmp_path / name, *options, command=sharpen), sharpen.Sharpener)
+
+    init = tiny_model(tmp_path / "init") if sharpens else None
+    whole = run("whole")
 
     monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
     real = train.make_batch
@@ -183,8 +198,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train, "make_batch", interrupted)
-        train.run(arguments(tmp_path / "cut", *options))
-    resumed = train.run(arguments(tmp_path / "cut", *options))
+        run("cut")
+    resumed = run("cut")
     assert resumed.step == whole.step == 6 and resumed.targets == whole.targets
     for one, other in (
         (whole.model.state_dict(), resumed.model.state_dict()),
@@ -194,10 +209,32 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_sharpening_teaches_the_second_step(tmp_path):
+    init = tiny_model(tmp_path / "init")
+    args = arguments(tmp_path, "--steps", "60", "--init", str(init), command=sharpen)
+    before, trainer = train.open_model(init), train.run(args, sharpen.Sharpener)
+    batch = train.make_batch(args, 1000)
+    tokens, cameras = before.tokens(batch.images), projections(batch.poses, scenes.FOCAL)
+    context = tokens[:, :1]
+    noise, *draws = torch.randn(3, *tokens[:, 1:].shape, generator=torch.Generator().manual_seed(0))
+    _, target = trainer._teach(context, noise, cameras, draws)
+
+    def error(model: Frames) -> float:
+        got = evaluate.sample(model, context, noise, cameras, sharpen.TABLE)
+        return float((got - target).square().mean())
+
+    assert error(trainer.averaged()) < 0.7 * error(before)
+    manifest = rtfm_rt.read_info(str(tmp_path / "rooms.safetensors"))["manifest"]
+    assert manifest["samplers"]["2"] == sharpen.TABLE
+    assert "tools.rooms.sharpen" in (tmp_path / "README.md").read_text()
+    with pytest.raises(SystemExit):
+        sharpen.parse(["--out", str(tmp_path)])
+
+
 def test_first_model_predicts_nothing_and_is_scored():
     model = Frames(Config(16, 16, 8, 64, 1, 1, 64))
     initialise(model)
-    figures = evaluate.evaluate(model.requires_grad_(False), rooms=2)
+    figures = evaluate.evaluate(model.requires_grad_(False), train.Trainer.samplers, rooms=2)
     assert {cell["sharpness"] for cell in figures.values()} == {0.0}
     assert len({cell["psnr"] for cell in figures.values()}) == 1
     assert evaluate.table(figures).count("dB") == 9

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tools.rooms.network import Frames
 
 _CARD = """# {name}
 
-A `frame_dit` model of procedurally generated rooms, written by `python -m tools.rooms.train`.
+A `frame_dit` model of procedurally generated rooms, written by `{command}`.
 
 | | |
 |---|---|
@@ -42,7 +43,7 @@ of the rendered ones (1 is as sharp as the truth), measured on the model file by
 def export(model: Frames, state: dict[str, Any], args: argparse.Namespace) -> None:
     """Writes weights.safetensors, rooms.safetensors and README.md into args.out."""
     weights, target = args.out / "weights.safetensors", args.out / "rooms.safetensors"
-    save_weights(model, weights)
+    save_weights(model, weights, state["samplers"])
     convert(weights, target, name="rooms", licence="Apache-2.0")
     card = _CARD.format(
         **_facts(model, state, args), figures=_figures(target) if args.evaluate else "Not measured."
@@ -50,7 +51,7 @@ def export(model: Frames, state: dict[str, Any], args: argparse.Namespace) -> No
     (args.out / "README.md").write_text(card, encoding="utf-8")
 
 
-def save_weights(model: Frames, path: Path) -> None:
+def save_weights(model: Frames, path: Path, samplers: dict[str, Any]) -> None:
     """The fp32 weights with the names and the metadata that `rtfm-rt convert` expects."""
     theirs = {ours: name for name, ours in NAMES.items()}
     for block in range(model.config.layers):
@@ -64,6 +65,7 @@ def save_weights(model: Frames, path: Path) -> None:
         "width": config.width,
         "layers": config.layers,
         "heads": config.heads,
+        "samplers": json.dumps(samplers),
     }
     text = {key: str(value) for key, value in metadata.items()}
     safetensors.torch.save_file(tensors, path, {**text, "trainer": "tools/rooms/train.py"})
@@ -73,6 +75,7 @@ def _facts(model: Frames, state: dict[str, Any], args: argparse.Namespace) -> di
     config = model.config
     return {
         "name": "rooms",
+        "command": state["command"],
         "size": config.height,
         "patch": config.patch,
         "tokens": model.rows * model.cols,
@@ -97,5 +100,5 @@ def _machine(args: argparse.Namespace) -> str:
 
 
 def _figures(path: Path) -> str:
-    model, _ = load(path)
-    return table(evaluate(model))
+    model, manifest = load(path)
+    return table(evaluate(model, manifest["samplers"]))

@@ -14,9 +14,10 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ from torch import Tensor
 
 from rtfm_rt import reference
 from rtfm_rt.convert import convert
+from rtfm_rt.convert.frame_dit import flow_table
 from rtfm_rt.reference import Config
 from tools.rooms import card, scenes
-from tools.rooms.evaluate import evaluate, sample
+from tools.rooms.evaluate import STEPS, Table, evaluate, sample
 from tools.rooms.muon import Muon
 from tools.rooms.network import Frames, initialise, projections
 
@@ -92,15 +94,19 @@ def draw_times(shape: torch.Size, generator: torch.Generator, device: str) -> Te
 
 def loss_of(x0: Tensor, wanted: Tensor, t: Tensor) -> Tensor:
     """Squares and absolute values of the error, weighted by 1/t² down to t = 0.3."""
-    error = x0.float() - wanted
+    error = x0 - wanted
     weight = t.clamp(min=0.3) ** -2
     return ((error.square().mean((2, 3)) + 0.1 * error.abs().mean((2, 3))) * weight).mean()
 
 
 class Trainer:
+    command = "python -m tools.rooms.train"
+    samplers: ClassVar[dict[str, Table]] = {str(n): flow_table(n) for n in STEPS}
+
     def __init__(self, args: argparse.Namespace, model: Frames):
         self.args, self.model = args, model.to(args.device)
         self.forward = torch.compile(model, dynamic=False) if args.device == "cuda" else model
+        self.trained = list(model.parameters())
         named = dict(model.named_parameters())
         matrices = {n for n, p in named.items() if p.ndim == 2 and n.startswith("blocks.")}
         matrices -= {n for n in matrices if n.endswith("modulation")}
@@ -122,25 +128,38 @@ class Trainer:
 
     def train_step(self, batch: Batch, progress: float) -> float:
         """One update; progress from 0 to 1 is how much of the run is over."""
+        context, wanted, cameras, generator = self._inputs(batch, progress > ROLL_OUT_FROM)
+        t = draw_times(wanted.shape[:2], generator, self.args.device)
+        noise = torch.randn(wanted.shape, generator=generator, device=self.args.device)
+        noisy = torch.lerp(wanted, noise, t[..., None, None])
+        (loss,) = self._gradients(context, noisy, t, cameras, wanted)
+        self._update(progress)
+        self._count(wanted)
+        return loss
+
+    def figures(self) -> dict[str, float]:
+        """What a report says besides the loss."""
+        return {}
+
+    def _inputs(
+        self, batch: Batch, roll_out: bool
+    ) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """Context and wanted frames as tokens, their cameras, and the batch's source of noise."""
         k, device = batch.context_count, self.args.device
         seed = np.random.SeedSequence([self.args.seed, batch.step, 2]).generate_state(1, np.uint64)
         generator = torch.Generator(device).manual_seed(int(seed[0]))
         tokens = self.model.tokens(batch.images.to(device))
         cameras = projections(batch.poses, scenes.FOCAL)
         context, wanted = tokens[:, :k], tokens[:, k:]
-        if k > 1 and progress > ROLL_OUT_FROM and batch.step % 10 < 10 * ROLL_OUT_SHARE:
+        if k > 1 and roll_out and batch.step % 10 < 10 * ROLL_OUT_SHARE:
             context = self._rolled_out(context, cameras[:, :k], generator)
-        context = self._noisy_context(context, generator)
-        t = draw_times(wanted.shape[:2], generator, device)
-        noise = torch.randn(wanted.shape, generator=generator, device=device)
-        noisy = torch.lerp(wanted, noise, t[..., None, None])
-        loss = self._gradients(context, noisy, t, cameras, wanted)
-        self._update(progress)
+        return self._noisy_context(context, generator), wanted, cameras, generator
+
+    def _count(self, wanted: Tensor) -> None:
         self.step += 1
         self.targets += wanted.shape[0] * wanted.shape[1]
-        return loss
 
-    def _gradients(self, *batch: Tensor) -> float:
+    def _gradients(self, *batch: Tensor) -> list[float]:
         """Sets the gradients of the batch; parts of it go to the threads as these come free.
 
         Small parts stay in a core's cache, and a thread that is held up by other work on the
@@ -150,19 +169,21 @@ class Trainer:
             results = [self._part(*batch)]
         else:
             results = list(self.workers.map(self._part, *(x.split(PART) for x in batch)))
-        for i, p in enumerate(self.model.parameters()):
+        for i, p in enumerate(self.trained):
             p.grad = torch.stack([gradients[i] for _, gradients in results]).mean(0)
-        return sum(float(loss) for loss, _ in results) / len(results)
+        return torch.stack([figures for figures, _ in results]).mean(0).tolist()
 
     def _part(
         self, context: Tensor, noisy: Tensor, t: Tensor, cameras: Tensor, wanted: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Loss and gradients of some of the rooms."""
+        """Loss (1,) and gradients of some of the rooms."""
+        loss = loss_of(self._predict(self.forward, context, noisy, t, cameras), wanted, t)
+        return loss.detach()[None], torch.autograd.grad(loss, self.trained)
+
+    def _predict(self, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         cuda = self.args.device == "cuda"
         with torch.autocast(self.args.device, torch.bfloat16, enabled=cuda):
-            x0 = self.forward(context, noisy, t, cameras)
-        loss = loss_of(x0, wanted, t)
-        return loss.detach(), torch.autograd.grad(loss, list(self.model.parameters()))
+            return forward(*inputs).float()
 
     def _noisy_context(self, context: Tensor, generator: torch.Generator) -> Tensor:
         """Half of the frames get some noise: what a walk feeds back is not clean either."""
@@ -176,7 +197,7 @@ class Trainer:
         """The last context frame as the model itself sees it from the others."""
         noise = torch.randn(context[:, :1].shape, generator=generator, device=context.device)
         with torch.autocast(context.device.type, torch.bfloat16, enabled=context.is_cuda):
-            own = sample(self.model, context[:, :-1], noise, cameras, 2)
+            own = sample(self.model, context[:, :-1], noise, cameras, self.samplers["2"])
         return torch.cat([context[:, :-1], own.clamp(-1, 1)], 1)
 
     def _update(self, progress: float) -> None:
@@ -199,6 +220,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         return {
+            "command": self.command,
+            "samplers": self.samplers,
             "config": self.model.config._asdict(),
             "model": self.model.state_dict(),
             "average": self.average,
@@ -240,21 +263,21 @@ def open_model(path: Path) -> Frames:
     return model
 
 
-def make_trainer(args: argparse.Namespace) -> Trainer:
+def make_trainer(args: argparse.Namespace, kind: type[Trainer]) -> Trainer:
     """From the checkpoint in --out, else from --init, else from nothing."""
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        trainer = Trainer(args, Frames(Config(**state["config"])))
+        trainer = kind(args, Frames(Config(**state["config"])))
         trainer.load_state(state)
         return trainer
     if args.init:
-        return Trainer(args, open_model(args.init))
+        return kind(args, open_model(args.init))
     size, width, mlp = args.size, args.width, 4 * args.width
     model = Frames(Config(size, size, 8, width, args.layers, width // 64, mlp))
     torch.manual_seed(args.seed)
     initialise(model)
-    return Trainer(args, model)
+    return kind(args, model)
 
 
 class Run:
@@ -279,7 +302,7 @@ class Run:
 
     def evaluate(self) -> None:
         if self.args.evaluate:
-            self.report({"held_out": evaluate(self.trainer.averaged())})
+            self.report({"held_out": evaluate(self.trainer.averaged(), self.trainer.samplers)})
         self.trainer.seconds = self.evaluated = time.monotonic() - self.began
 
     def save(self) -> None:
@@ -295,7 +318,7 @@ class Run:
             losses.append(self.trainer.train_step(batch, self.progress()))
             self.trainer.seconds = time.monotonic() - self.began
             if self.trainer.step % 25 == 0:
-                self.report({"loss": round(float(np.mean(losses)), 5)})
+                self.report({"loss": round(float(np.mean(losses)), 5), **self.trainer.figures()})
                 losses = []
             if self.trainer.seconds - self.saved > SAVE_EVERY:
                 self.save()
@@ -304,21 +327,21 @@ class Run:
         self.save()
 
 
-def run(args: argparse.Namespace) -> Trainer:
+def run(args: argparse.Namespace, kind: type[Trainer] = Trainer) -> Trainer:
     """Trains until the time is over and writes what card.export writes."""
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = args.device == "cuda"
-    trainer = make_trainer(args)
+    trainer = make_trainer(args, kind)
     args.size = trainer.model.config.height
     Run(args, trainer).train()
     card.export(trainer.averaged(), trainer.state(), args)
     return trainer
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def options(description: str) -> argparse.ArgumentParser:
     cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and results")
     parser.add_argument("--init", type=Path, help="model file or fp32 checkpoint to begin with")
     parser.add_argument("--hours", type=float, default=8.0, help="of wall-clock time, in all")
@@ -332,6 +355,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-evaluate", dest="evaluate", action="store_false")
+    return parser
+
+
+def parse(
+    arguments: list[str] | None = None, parser: argparse.ArgumentParser | None = None
+) -> argparse.Namespace:
+    parser = parser or options(__doc__.splitlines()[0])
     args = parser.parse_args(arguments)
     if args.rooms < PART or args.rooms % PART:
         parser.error(f"--rooms: expected a multiple of {PART}, got {args.rooms}")
