@@ -109,7 +109,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = train.options(__doc__.splitlines()[0])
     parser.set_defaults(hours=1.5, rooms=8, rate=0.008)
     parser.add_argument(
-        "--boost", type=float, default=7.0, help="how far the teacher overdoes a change"
+        "--boost", type=float, default=5.0, help="how far the teacher overdoes a change"
     )
     args = train.parse(arguments, parser)
     if not args.init:
