@@ -125,7 +125,8 @@ void bind_frame(py::module_& m) {
           [](const Frame& f) { return py::make_tuple(f.view.intrinsics.fx, f.view.intrinsics.fy); },
           "(fx, fy) in units of image width and height.")
       .def_readonly("id", &Frame::id, "Position in the session's sequence of frames.")
-      .def_readonly("latency", &Frame::latency, "Seconds that the step took; not what a ticket waited in line.")
+      .def_readonly("latency", &Frame::latency,
+                    "Seconds that the step took; not what a ticket waited in line.")
       .def_readonly("steps", &Frame::steps, "Denoising steps taken.")
       .def_property_readonly(
           "context",

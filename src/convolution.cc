@@ -9,7 +9,7 @@ Convolution::Convolution(const Weights& weights, const std::string& name, const 
     : name_(name), kernel_(kernel) {
   const TensorView& view = weights.file.tensors().at(name + ".weight");
   n_ = view.shape.at(0), k_ = view.shape.at(1);
-  const std::vector<float>& values = weights.matrix(name + ".weight");
+  const std::vector<float>& values = weights.numbers(name + ".weight");
   weight_ = Buffer(weights.backend, weights.backend->kernel_bytes(n_, k_));
   weights.backend->pack_kernel(values.data(), n_, k_, weight_.data());
   if (weights.file.tensors().contains(name + ".bias")) bias_ = weights.vector(name + ".bias");

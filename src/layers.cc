@@ -15,7 +15,7 @@ Buffer Weights::vector(const std::string& name) const {
   return upload(backend, file.to_float(name));
 }
 
-const std::vector<float>& Weights::matrix(const std::string& name) const {
+std::vector<float>& Weights::numbers(const std::string& name) const {
   file.to_float(name, last);
   return last;
 }
@@ -24,7 +24,7 @@ Linear::Linear(const Weights& weights, const std::string& name) : name_(name) {
   const TensorView& view = weights.file.tensors().at(name + ".weight");
   n_ = view.shape.at(0), k_ = view.shape.at(1);
   stored_ = view.dtype == TensorType::bf16 ? DType::bf16 : DType::f32;
-  const std::vector<float>& values = weights.matrix(name + ".weight");
+  const std::vector<float>& values = weights.numbers(name + ".weight");
   weight_ = Buffer(weights.backend, weights.backend->weight_bytes(n_, k_, stored_));
   weights.backend->pack_weight(values.data(), n_, k_, stored_, weight_.data());
   if (weights.file.tensors().contains(name + ".bias")) bias_ = weights.vector(name + ".bias");

@@ -21,8 +21,9 @@ struct Weights {
   std::shared_ptr<Backend> backend;
 
   Buffer vector(const std::string& name) const;  // f32, any shape flattened
-  // `name` on the host, until the next call: one piece of memory serves all matrices.
-  const std::vector<float>& matrix(const std::string& name) const;
+  // `name` on the host, to be changed as one likes until the next call: one piece of memory serves
+  // all that is large.
+  std::vector<float>& numbers(const std::string& name) const;
 
   mutable std::vector<float> last{};
 };

@@ -213,7 +213,7 @@ class Session {
 
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
   std::atomic<int64_t> busy_{0};  // the process of whoever holds the session, 0: nobody
-  double denoising_ = 0;  // seconds from the last plan to its frame
+  double denoising_ = 0;          // seconds from the last plan to its frame
   RecentCosts step_cost_, fixed_cost_;
   mutable std::mutex stats_mutex_;  // of the two below
   Stats totals_;

@@ -71,16 +71,16 @@ CausalDit::CausalDit(const CausalDitSizes& sizes, const Manifest& manifest, cons
 
 // What is stored, but scales with their 1 +.
 void CausalDit::build_modulation(const Weights& weights) {
-  std::vector<float> all = weights.file.to_float("modulation");
-  std::vector<float> final = weights.file.to_float("final.modulation");
+  std::vector<float>& all = weights.numbers("modulation");
   const size_t width = size_t(sizes_.width);
   for (size_t i = 0; i < all.size(); ++i) {
     const size_t which = i / width % 6;  // shift1, scale1, gate1, shift2, scale2, gate2
     if (which == 1 || which == 4) all[i] += 1.f;
   }
+  modulation_ = upload(weights.backend, all);
+  std::vector<float> final = weights.file.to_float("final.modulation");
   for (size_t i = 0; i < final.size(); ++i)
     if (i / width % 2 == 1) final[i] += 1.f;
-  modulation_ = upload(weights.backend, all);
   final_modulation_ = upload(weights.backend, final);
 }
 
