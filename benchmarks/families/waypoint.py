@@ -8,8 +8,8 @@ same mask. As in their player, the vectors that depend on the noise level alone 
 and the codec goes image by image.
 
 "a step": the next frame, four images, of a world whose window is full. So that it fills soon,
-global layers see the last 16 frames and not every eighth of 128: as many keys as in a long walk.
-The pages of a long walk are more: 29 frames in sight instead of 15.
+global layers of the first case see the last 16 frames and not every eighth of 128: as many keys as
+in a long walk, in the pages of 15 frames instead of 29. The second case is that long walk.
 """
 
 from __future__ import annotations
@@ -21,17 +21,26 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import rtfm_rt
 from benchmarks.families.side import How
 
-CASES = {"360P, 4 images of 512x256": (8, 16)}
+
+class Case(NamedTuple):
+    grid: tuple[int, int]  # tokens of a frame
+    frames: int  # observed before the first step, so that every layer's window is full
+    window: dict[str, int]
+
+
+NEAR = {"local_frames": 16, "global_frames": 16, "dilation": 1, "period": 4, "offset": 3}
+CASES = {
+    "360P, 4 images of 512x256": Case((8, 16), 16, NEAR),
+    "360P, after 128 frames": Case((8, 16), 128, {**NEAR, "global_frames": 128, "dilation": 8}),
+}
 STEP = "a step"
-FRAMES = 16  # observed before the first step, so that every layer's window is full
-WINDOW = {"local_frames": 16, "global_frames": 16, "dilation": 1, "period": 4, "offset": 3}
 SIGMAS = (1.0, 0.9, 0.75, 0.3, 0.0)
 SIZES: dict[str, Any] = {
     "released": False,
@@ -82,8 +91,8 @@ def codec_tensors() -> dict[str, Any]:
 
 
 def pictures(case: str) -> np.ndarray:
-    rows, cols = CASES[case]
-    return np.random.default_rng(0).integers(0, 256, (FRAMES, rows * 32, cols * 32, 3), np.uint8)
+    (rows, cols), frames, _ = CASES[case]
+    return np.random.default_rng(0).integers(0, 256, (frames, rows * 32, cols * 32, 3), np.uint8)
 
 
 def write(folder: Path, case: str) -> None:
@@ -99,7 +108,8 @@ def write(folder: Path, case: str) -> None:
             tensors[name] = tensors["transformer.blocks.0." + name.split(".", 3)[3]]
     checkpoints = [Checkpoint(Path("a"), {}, tensors), Checkpoint(Path("b"), {}, codec_tensors())]
     del tensors
-    manifest, ours = waypoint.build(checkpoints, grid=CASES[case], window=Window(**WINDOW))
+    grid, _, window = CASES[case]
+    manifest, ours = waypoint.build(checkpoints, grid=grid, window=Window(**window))
     checkpoints.clear()
     manifest |= {"name": "waypoint", "licence": "none", "source": {"file": "random"}}
     manifest["source"]["sha256"] = "0" * 64
@@ -146,13 +156,14 @@ def theirs(folder: Path, case: str, checkout: Path) -> Calls:
     from tests.reference import normal
     from tools.parity import waypoint as parity
 
-    rows, cols = CASES[case]
+    grid, before, window = CASES[case]
+    rows, cols = grid
     recipe = {
-        "grid": CASES[case],
+        "grid": grid,
         "sizes": SIZES,
         "codec": CODEC,
-        "window": WINDOW,
-        "frames": 64,
+        "window": window,
+        "frames": before + 48,
     }
     network, cache = parity.authors(checkout / "world_engine", recipe)
     for name, tensor in network.named_parameters():
