@@ -56,8 +56,10 @@ class Memory {
   // Null before the first frame, and in families without.
   const std::byte* state() const { return state_ < 0 ? nullptr : states_[state_]; }
   // Room for the next one, which is the state from advance_state() on; null in families without.
-  std::byte* next_state() { return state_bytes_ ? states_.replace(state_ != 0 ? 0 : 1) : nullptr; }
-  void advance_state() { state_ = state_bytes_ ? (state_ != 0 ? 0 : 1) : -1; }
+  std::byte* next_state() { return state_bytes_ ? states_.replace(other_state()) : nullptr; }
+  void advance_state() {
+    if (state_bytes_) state_ = other_state();
+  }
 
   std::vector<int32_t> pages_by_use() const { return pool_.by_use(); }  // slots, oldest use first
 
@@ -73,6 +75,7 @@ class Memory {
   Memory(const std::shared_ptr<Backend>& backend, const Retrieval& retrieval, int64_t page_bytes,
          int64_t state_bytes, int64_t image_bytes, const Capacity& capacity);
   static constexpr int32_t kImages = 16;  // in a block
+  int other_state() const { return state_ == 0 ? 1 : 0; }
 
   int64_t page_bytes_, state_bytes_, image_bytes_;
   int64_t least_;  // pages: of a context and a new frame

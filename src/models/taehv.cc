@@ -157,7 +157,6 @@ TaehvEncoding::TaehvEncoding(Room& room, const TaehvSizes& s, DType operand) {
 }
 
 // The input of the first stage has been read when a block begins, and is as large as four of it.
-// it.
 std::array<std::byte*, 2> TaehvEncoding::hidden() const {
   std::byte* given = static_cast<std::byte*>(groups[0].data);
   return {given, given + groups[0].rows * groups[0].stride / 4 * size_of(groups[0].dtype)};
