@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tools.rooms import train
-from tools.rooms.evaluate import Table
+from tools.rooms.evaluate import Table, gradient_energy
 from tools.rooms.network import Frames
 from tools.rooms.train import Batch, Trainer, loss_of
 
@@ -31,14 +31,6 @@ def draw_plain_times(shape: torch.Size, generator: torch.Generator, device: str)
     """Times (B, T) that 1 and 4 equal steps visit."""
     named = torch.tensor([1.0, 1.0, 1.0, 0.75, 0.5, 0.25], device=device)
     return named[torch.randint(len(named), shape, generator=generator, device=device)]
-
-
-def gradient_energy(tokens: Tensor, model: Frames) -> Tensor:
-    """Mean square of the differences between neighbouring pixels of tokens (B, T, N, C)."""
-    p = model.config.patch
-    x = tokens.clamp(-1, 1).unflatten(-1, (p, p, 3)).unflatten(2, (model.rows, model.cols))
-    x = x.transpose(3, 4).flatten(4, 5).flatten(2, 3)
-    return x.diff(dim=2).square().mean() + x.diff(dim=3).square().mean()
 
 
 class Sharpener(Trainer):
@@ -80,8 +72,8 @@ class Sharpener(Trainer):
         t = torch.cat([torch.full_like(t[:, :sharp], TABLE[1][0]), t[:, sharp:]], 1)
         x0 = self._predict(self.forward, context, torch.cat([first, noisy], 1), t, cameras)
         loss = loss_of(x0, torch.cat([target, wanted[:, sharp:]], 1), t.clamp(min=0.5))
-        energies = [gradient_energy(x[:, :sharp].detach(), self.model) for x in (x0, wanted)]
-        figures = torch.stack([loss.detach(), *energies])
+        pictures = (self.model.image(x[:, :sharp].detach()).flatten(0, 1) for x in (x0, wanted))
+        figures = torch.tensor([float(loss.detach()), *map(gradient_energy, pictures)])
         return figures, torch.autograd.grad(loss, self.trained)
 
     @torch.no_grad()
