@@ -14,11 +14,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import os
-import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import timing
-from random_model import SHAPES, poses, shapes
+from heldout import about, write_json
+from random_model import SHAPES, poses, remembering, shapes
 
 import rtfm_rt
-from rtfm_rt.bench import machine
 
 WARM_UP = 30
 
@@ -53,31 +50,26 @@ def equal_work(threads: int) -> Iterator[Any]:
         library.stop()
 
 
-def measure(path: str, pages: int, threads: int, rounds: int) -> dict[str, Any]:
-    session = rtfm_rt.Session(path, threads=threads, context=pages, commit_below=0)
-    height, width = session.image_size
-    images = np.random.default_rng(0).integers(0, 256, (pages, height, width, 3), np.uint8)
-    where = poses(pages + 1)
-    for image, pose in zip(images, where, strict=False):
-        session.observe(image, pose)
+def measure(path: str, pages: int, threads: int, rounds: int, run: Any) -> dict[str, Any]:
+    session = remembering(path, pages, threads=threads)
+    ahead = poses(pages + 1)[-1]
 
     def step() -> float:
         start = time.perf_counter()
-        session.step(where[-1])
+        session.step(ahead)
         return time.perf_counter() - start
 
     seconds: dict[str, list[float]] = {"step": [], "equal work": []}
-    with equal_work(threads) as run:
-        length = np.median([step() for _ in range(WARM_UP)])
-        each = np.median([run(100_000) for _ in range(WARM_UP)]) / 100_000
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(rounds):
-                seconds["step"].append(step())
-                seconds["equal work"].append(run(int(length / each)))
-        finally:
-            gc.enable()
+    length = np.median([step() for _ in range(WARM_UP)])
+    each = np.median([run(100_000) for _ in range(WARM_UP)]) / 100_000
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            seconds["step"].append(step())
+            seconds["equal work"].append(run(int(length / each)))
+    finally:
+        gc.enable()
     result: dict[str, Any] = {"device": session.device}
     for name, values in seconds.items():
         row = timing.summary(np.array(values))
@@ -93,26 +85,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = {}
-    for name, path, pages in shapes():
-        if args.shape not in (None, name):
-            continue
-        results[name] = measure(path, pages, args.threads, args.rounds)
-        print(f"\n{name}, {args.threads} threads, {results[name]['device']}")
-        for kind in ("step", "equal work"):
-            row = results[name][kind]
-            print(
-                f"  {kind:12} p50 {row['p50_ms']:8.2f}  p99 {row['p99_ms']:8.2f}"
-                f"  max {row['max_ms']:8.2f} ms   p99/p50 {row['p99/p50']:.3f}"
-            )
+    with equal_work(args.threads) as run:
+        for name, path, pages in shapes():
+            if args.shape not in (None, name):
+                continue
+            results[name] = measure(path, pages, args.threads, args.rounds, run)
+            print(f"\n{name}, {args.threads} threads, {results[name]['device']}")
+            for kind in ("step", "equal work"):
+                row = results[name][kind]
+                print(
+                    f"  {kind:12} p50 {row['p50_ms']:8.2f}  p99 {row['p99_ms']:8.2f}"
+                    f"  max {row['max_ms']:8.2f} ms   p99/p50 {row['p99/p50']:.3f}"
+                )
     if args.json:
-        about = {
-            **machine(),
-            "date": time.strftime("%Y-%m-%d"),
-            "rtfm_rt": rtfm_rt.__version__,
-            "threads": args.threads,
-            "command": shlex.join(["python", "benchmarks/jitter.py", *sys.argv[1:]]),
-        }
-        args.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+        session = rtfm_rt.Session("rooms", threads=args.threads)
+        write_json(args.json, about(session) | {"threads": args.threads}, results=results)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+import rtfm_rt
+from rtfm_rt.bench import test_picture
 from rtfm_rt.convert import make_manifest
 from rtfm_rt.reference import Config, FrameDiT
 from rtfm_rt.session import model_path
@@ -47,6 +50,14 @@ def shapes() -> Iterator[tuple[str, str, int]]:
             if config:
                 write_random_model(path, config)
             yield name, str(path) if config else model_path("rooms"), pages
+
+
+def remembering(model: str, pages: int, **options: Any) -> rtfm_rt.Session:
+    """A session that remembers pictures along the curve of `poses`, and nothing that it makes."""
+    session = rtfm_rt.Session(model, context=pages, commit_below=0.0, **options)
+    for i, pose in enumerate(poses(pages)):
+        session.observe(test_picture(session.image_size, i), pose)
+    return session
 
 
 def poses(count: int) -> list[NDArray[np.float64]]:

@@ -16,22 +16,14 @@ from typing import Any
 
 import timing
 from heldout import about, write_json
-from random_model import poses, shapes
+from random_model import poses, remembering, shapes
 
 import rtfm_rt
-from rtfm_rt.bench import test_picture
-
-
-def remembering(model: str, device: str, pages: int) -> rtfm_rt.Session:
-    session = rtfm_rt.Session(model, device=device, threads=1, commit_below=0.0)
-    for i, pose in enumerate(poses(pages)):
-        session.observe(test_picture(session.image_size, i), pose)
-    return session
 
 
 def race(model: str, devices: list[str], pages: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of a step, device by device."""
-    sessions = {device: remembering(model, device, pages) for device in devices}
+    sessions = {d: remembering(model, pages, device=d, threads=1) for d in devices}
     ahead = {device: itertools.cycle(poses(pages + 4)) for device in devices}
     calls = {d: (lambda d=d: sessions[d].step(next(ahead[d]))) for d in devices}
     return {d: timing.summary(s) for d, s in timing.interleave(calls, rounds, 4, 1).items()}
