@@ -15,15 +15,12 @@ namespace {
 
 using namespace py::literals;
 
-std::shared_ptr<Session> make_session(const py::object& model, const py::object& any_device,
-                                      const py::object& any_precision, const std::string& cublas,
-                                      const py::object& threads, const py::object& seed,
-                                      const py::object& context, const py::object& steps,
-                                      const py::object& memory_budget, const py::object& deadline,
-                                      const py::object& commit_below, const py::object& sinks,
-                                      const py::object& recent, const py::object& stream) {
-  const std::string device = to_name(any_device, "device");
-  const std::string precision = to_name(any_precision, "precision");
+std::shared_ptr<Session> make_session(const py::object& model, const py::object& threads,
+                                      const py::object& seed, const py::object& context,
+                                      const py::object& steps, const py::object& memory_budget,
+                                      const py::object& deadline, const py::object& commit_below,
+                                      const py::object& sinks, const py::object& recent,
+                                      const py::object& stream) {
   SessionOptions o;
   o.seed = to_option<uint64_t>(seed, "seed", "an integer from 0 to 2**64 - 1").value_or(0);
   o.threads = to_option<int>(threads, "threads", "an integer").value_or(0);
@@ -37,19 +34,9 @@ std::shared_ptr<Session> make_session(const py::object& model, const py::object&
   o.sinks = to_option<int>(sinks, "sinks", "an integer");
   o.recent = to_option<int>(recent, "recent", "an integer");
   o.stream = to_stream(stream);
-  if (py::isinstance<Model>(model)) {
-    check<ArgumentError>(
-        device == "auto" && precision == "auto",
-        "device, precision: expected none beside a Model, which has its own, got '", device, "', '",
-        precision, "'");
-    const auto shared = share<Model>(model);
-    const py::gil_scoped_release release;
-    return std::make_shared<Session>(shared, o);
-  }
-  const auto path = to_option<std::string>(model, "model", "a Model or the path of a model file");
-  check<ArgumentError>(path.has_value(), "model: expected a Model or a path, got None");
+  const auto shared = share<Model>(model);
   const py::gil_scoped_release release;
-  return std::make_shared<Session>(std::make_shared<Model>(*path, device, precision, cublas), o);
+  return std::make_shared<Session>(shared, o);
 }
 
 View to_view(const Session& session, const py::object& pose, const py::object& intrinsics) {
@@ -230,11 +217,10 @@ void bind_session(py::module_& m) {
              return parent.fork();
            }),
            "parent"_a, "A branch of another session's world.")
-      .def(py::init(&make_session), "model"_a, py::kw_only(), "device"_a = "auto",
-           "precision"_a = "auto", "cublas"_a = "", "threads"_a = py::none(), "seed"_a = 0,
-           "context"_a = py::none(), "steps"_a = py::none(), "memory_budget"_a = py::none(),
-           "deadline"_a = py::none(), "commit_below"_a = py::none(), "sinks"_a = py::none(),
-           "recent"_a = py::none(), "stream"_a = py::none())
+      .def(py::init(&make_session), "model"_a, py::kw_only(), "threads"_a = py::none(),
+           "seed"_a = 0, "context"_a = py::none(), "steps"_a = py::none(),
+           "memory_budget"_a = py::none(), "deadline"_a = py::none(), "commit_below"_a = py::none(),
+           "sinks"_a = py::none(), "recent"_a = py::none(), "stream"_a = py::none())
       .def(
           "observe",
           [](Session& self, const py::object& image, const py::object& pose,
@@ -347,9 +333,6 @@ void bind_session(py::module_& m) {
       .def_property_readonly(
           "memory", [](const py::object& self) { return MemoryView{share<Session>(self)}; },
           "What the session remembers.")
-      .def_property_readonly(
-          "model",
-          [](const Session& self) { return std::const_pointer_cast<Model>(self.shared_model()); })
       .def_property_readonly("device", &Session::device, "Where it runs: \"cpu:amx\", \"cuda:0\".")
       .def_property_readonly("precision",
                              [](const Session& self) { return self.model().precision(); })

@@ -107,11 +107,8 @@ class Session:
     @overload
     def __init__(
         self,
-        model: Model | str,
+        model: Model,
         *,
-        device: str = "auto",
-        precision: str = "auto",
-        cublas: str = "",
         threads: int | None = None,
         seed: int = 0,
         context: int | None = None,
@@ -154,8 +151,6 @@ class Session:
     def _restore(self, world: dict[str, Any], images: NDArray[np.uint8]) -> None: ...
     @property
     def memory(self) -> Memory: ...
-    @property
-    def model(self) -> Model: ...
     @property
     def device(self) -> str: ...
     @property

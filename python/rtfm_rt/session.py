@@ -185,11 +185,14 @@ class Session(_core.Session):
         stream: Any = None,
     ) -> None:
         if not isinstance(model, Model):
-            model, device, precision = Model(model, device, precision), "auto", "auto"
+            model = Model(model, device, precision)
+        elif (device, precision) != ("auto", "auto"):
+            raise _core.ArgumentError(
+                "device, precision: expected none beside a Model, which has its own, got "
+                f"{device!r}, {precision!r}"
+            )
         super().__init__(
             model,
-            device=device,
-            precision=precision,
             threads=threads,
             seed=seed,
             context=context,

@@ -140,7 +140,7 @@ def _remove_empty(db: sqlite3.Connection, file: str) -> None:
 
 def _write(
     db: sqlite3.Connection,
-    session: _core.Session,
+    session: Session,
     world: dict[str, Any],
     saved: Saved,
     revision: str,
