@@ -96,11 +96,9 @@ int64_t CausalDit::page_bytes(const Backend& backend) const {
 }
 
 int64_t CausalDit::state_bytes(const Backend& backend) const {
-  const TaehvSizes& codec = sizes_.codec;
-  int64_t remembered = 0;
-  for (int i = 0; i < kStages; ++i)
-    remembered += kBlocks * (codec.places() << (2 * i)) * codec.decoder_widths[i];
-  return whole_lines(remembered * size_of(backend.operand_dtype()));
+  Room nowhere(backend, nullptr);
+  const TaehvDecoding decoder(nowhere, sizes_.codec, backend.operand_dtype());
+  return whole_lines(decoder.memory.bytes());
 }
 
 int64_t CausalDit::time_index(float t) const {
