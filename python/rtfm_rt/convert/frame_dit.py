@@ -48,7 +48,8 @@ BLOCK_NAMES = {
     "down.bias": "down.bias",
 }
 METADATA = ("image", "patch", "width", "layers", "heads")
-OPTIONAL = ("samplers", "trainer", "format")
+OPTIONAL = ("samplers", "trainer")
+IGNORED = ("format",)  # "pt", by convention, of files that PyTorch wrote
 MAX_SIZE = 65536
 UNPICKLE = (
     'python -c "import torch, safetensors.torch as s; '
@@ -181,9 +182,9 @@ def _config(
         if not re.fullmatch("[1-9][0-9]{0,4}", text) or int(text) > MAX_SIZE:
             raise ModelError(f"{path}: metadata {key!r}: expected an integer >= 1, got {text!r}")
         sizes[key] = int(text)
-    for key in sorted(set(metadata) - {*METADATA, *OPTIONAL}):
-        known = ", ".join((*METADATA, *OPTIONAL[:-1]))
-        raise ModelError(f"{path}: metadata {key!r}: expected only {known}")
+    known = (*METADATA, *OPTIONAL)
+    for key in sorted(set(metadata) - {*known, *IGNORED}):
+        raise ModelError(f"{path}: metadata {key!r}: expected only {', '.join(known)}")
     if sizes["width"] % (8 * sizes["heads"]) or sizes["image"] % sizes["patch"]:
         raise ModelError(
             f"{path}: expected a head dim that is a multiple of 8 and an image side that is a "
