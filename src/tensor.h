@@ -10,6 +10,8 @@
 
 namespace rtfm {
 
+constexpr int64_t round_up(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
+
 // Zero-filled device memory; keeps the backend that made it alive. Move-only.
 class Buffer {
  public:

@@ -9,7 +9,8 @@
 namespace rtfm {
 namespace {
 
-constexpr float kLimit = 3;  // latents are squashed to ±3 before they are decoded
+constexpr float kLimit = 3;    // latents are squashed to ±3 before they are decoded
+constexpr int64_t kLine = 64;  // bytes: each page and each state begins on a cache line
 
 std::string block_name(int layer) { return "blocks." + std::to_string(layer); }
 
@@ -84,21 +85,16 @@ void CausalDit::build_modulation(const Weights& weights) {
   final_modulation_ = upload(weights.backend, final);
 }
 
-// Each page and each state on a cache line.
-static int64_t whole_lines(int64_t bytes) {
-  constexpr int64_t kLine = 64;
-  return (bytes + kLine - 1) / kLine * kLine;
-}
-
 int64_t CausalDit::page_bytes(const Backend& backend) const {
-  return whole_lines(sizes_.layers * 2 * sizes_.key_size() * sizes_.tokens() *
-                     size_of(backend.operand_dtype()));
+  return round_up(
+      sizes_.layers * 2 * sizes_.key_size() * sizes_.tokens() * size_of(backend.operand_dtype()),
+      kLine);
 }
 
 int64_t CausalDit::state_bytes(const Backend& backend) const {
   Room nowhere(backend, nullptr);
   const TaehvDecoding decoder(nowhere, sizes_.codec, backend.operand_dtype());
-  return whole_lines(decoder.memory.bytes());
+  return round_up(decoder.memory.bytes(), kLine);
 }
 
 int64_t CausalDit::time_index(float t) const {

@@ -89,7 +89,7 @@ void add_taehv_tensors(const TaehvSizes& s, Shapes& shapes) {
 std::byte* Room::bytes(int64_t count) {
   constexpr int64_t kLine = 256;  // what a device's memory begins at
   std::byte* part = memory_ ? memory_ + taken_ : nullptr;
-  taken_ += (count + kLine - 1) / kLine * kLine;
+  taken_ += round_up(count, kLine);
   return part;
 }
 
