@@ -5,8 +5,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <cstring>
 #include <ctime>
 #include <optional>
 
@@ -15,71 +13,16 @@
 #include "src/model.h"
 #include "src/models/causal_dit.h"
 #include "src/sequence.h"
+#include "tests/device_arrays.h"
 
 namespace py = pybind11;
 using namespace rtfm;
+using namespace rtfm::testing;
 
 namespace {
 
-using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using Image = py::array_t<uint8_t, py::array::c_style>;
-
-uint16_t to_bf16(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-float from_bf16(uint16_t h) {
-  const uint32_t u = uint32_t(h) << 16;
-  float x;
-  std::memcpy(&x, &u, 4);
-  return x;
-}
-
-// Dense f32 to and from a matrix on the device, row by row.
-void to_device(Backend& b, const Tensor& to, const float* dense) {
-  std::vector<uint16_t> half(static_cast<size_t>(to.cols));
-  for (int64_t r = 0; r < to.rows; ++r, dense += to.cols) {
-    void* row = static_cast<std::byte*>(to.data) + r * to.stride * size_of(to.dtype);
-    if (to.dtype == DType::bf16) std::transform(dense, dense + to.cols, half.begin(), to_bf16);
-    b.upload(row, to.dtype == DType::f32 ? static_cast<const void*>(dense) : half.data(),
-             to.cols * size_of(to.dtype));
-  }
-}
-void to_host(Backend& b, const Tensor& from, float* dense) {
-  std::vector<uint16_t> half(static_cast<size_t>(from.cols));
-  for (int64_t r = 0; r < from.rows; ++r, dense += from.cols) {
-    const void* row = static_cast<std::byte*>(from.data) + r * from.stride * size_of(from.dtype);
-    b.download(from.dtype == DType::f32 ? static_cast<void*>(dense) : half.data(), row,
-               from.cols * size_of(from.dtype));
-    if (from.dtype == DType::bf16) std::transform(half.begin(), half.end(), dense, from_bf16);
-  }
-}
-Array dense(Backend& b, const Tensor& t) {
-  Array y({t.rows, t.cols});
-  to_host(b, t, y.mutable_data());
-  return y;
-}
-
-struct Codec {  // single ops
-  std::shared_ptr<Backend> b;
+struct Codec : DeviceArrays {
   mutable std::vector<double> seconds{};  // of the CPU, for each call of the last convolution
-
-  Matrix operand(const Array& x) const {
-    Matrix m(b, x.shape(0), x.shape(1), b->operand_dtype());
-    to_device(*b, m, x.data());
-    return m;
-  }
-  Matrix f32(const Array& x) const {
-    Matrix m(b, x.shape(0), x.shape(1), DType::f32);
-    m.upload(*b, x.data());
-    return m;
-  }
-  Buffer vector(const Array& v) const {
-    Buffer buffer(b, v.size() * 4);
-    b->upload(buffer.data(), v.data(), buffer.bytes());
-    return buffer;
-  }
 
   // x [height * width, channels], past and residual likewise; w [n, side * side * channels]
   Array convolution(const Array& x, int64_t width, const Array& w, const std::optional<Array>& bias,
@@ -98,7 +41,7 @@ struct Codec {  // single ops
     ConvolutionArgs a{.x = in.view().data,
                       .past = before.view().data,
                       .w = packed.data(),
-                      .bias = reinterpret_cast<const float*>(bias_buffer.data()),
+                      .bias = floats(bias_buffer),
                       .residual = added.view().data,
                       .y = nullptr,
                       .x_stride = in.view().stride,
@@ -125,7 +68,7 @@ struct Codec {  // single ops
       b->finish();
       seconds.push_back(double(std::clock() - start) / CLOCKS_PER_SEC);
     }
-    return dense(*b, out);
+    return dense(out);
   }
 
   Array ungroup(const Array& tokens, int64_t rows, int64_t cols, int64_t channels, int64_t patch,
@@ -140,15 +83,14 @@ struct Codec {  // single ops
                 .channels = channels,
                 .patch = patch,
                 .limit = limit});
-    return dense(*b, out);
+    return dense(out);
   }
 
   Array norm_silu(const Array& x, const Array& scale, const Array& shift, float eps) const {
     const Matrix in = f32(x), out(b, x.shape(0), x.shape(1), b->operand_dtype());
     const Buffer s = vector(scale), t = vector(shift);
-    rms_modulate_silu(*b, in, reinterpret_cast<const float*>(s.data()),
-                      reinterpret_cast<const float*>(t.data()), eps, out);
-    return dense(*b, out);
+    rms_modulate_silu(*b, in, floats(s), floats(t), eps, out);
+    return dense(out);
   }
 };
 
@@ -176,8 +118,7 @@ struct TestCausalDit {
 
   Tensor page(const Buffer& buffer) const {
     const CausalDitSizes& s = network.sizes();
-    return {buffer.data(), s.layers * 2 * s.kv_heads * s.tokens(), s.head_dim, s.head_dim,
-            b->operand_dtype()};
+    return dense_operands(*b, buffer.data(), s.layers * 2 * s.kv_heads * s.tokens(), s.head_dim);
   }
 
   ContextSight see(const Array& action, const Pages& past) {
@@ -210,7 +151,7 @@ struct TestCausalDit {
     const ContextSight sight = see(action, past);
     start(x);
     network.write(*b, w, t, sight);
-    return dense(*b, w.velocity);
+    return to_array(*b, w.velocity);
   }
   Array sample(const Array& noise, const Array& action, const Pages& past) {
     const ContextSight sight = see(action, past);
@@ -219,7 +160,7 @@ struct TestCausalDit {
       network.write(*b, w, row.t, sight);
       update(*b, w.sampler_state(), row.a, row.b, 0.f, 1);
     }
-    return dense(*b, w.x);
+    return to_array(*b, w.x);
   }
   Array read(const Array& tokens, const Array& action, const Pages& past) {
     const ContextSight sight = see(action, past);
@@ -232,17 +173,16 @@ struct TestCausalDit {
     return out;
   }
 
-  Array encode(const Image& images) {  // the tokens
-    const Buffer shown(b, images.size());
-    b->upload(shown.data(), images.data(), shown.bytes());
+  Array encode(const Bytes& images) {  // the tokens
+    const Buffer shown = DeviceArrays{b}.bytes(images);
     network.codec().encode(*b, w.codec, shown.data());
     network.tokenize(*b, w);
-    return dense(*b, w.x);
+    return to_array(*b, w.x);
   }
   // tokens: of a clean frame; `first`: nothing was decoded before
-  Image decode(const Array& tokens, bool first) {
+  Bytes decode(const Array& tokens, bool first) {
     const TaehvSizes& s = network.sizes().codec;
-    Image images({int64_t{s.images()}, s.height(), s.width(), int64_t{3}});
+    Bytes images({int64_t{s.images()}, s.height(), s.width(), int64_t{3}});
     start(tokens);
     network.untokenize(*b, w);
     if (first) w.codec.decoder.memory.clear();
@@ -273,7 +213,7 @@ void bind_causal_dit(py::module_& m) {
   m.def("seen", &seen, py::arg("recent"), py::arg("every"), py::arg("within"), py::arg("frame"));
   py::class_<Codec>(m, "Codec")
       .def(py::init([](const std::string& device, int threads) {
-             return Codec{.b = make_backend(device, "auto", threads)};
+             return Codec{{make_backend(device, "auto", threads)}};
            }),
            py::arg("device"), py::arg("threads") = 1)
       .def("convolution", &Codec::convolution, py::arg("x"), py::arg("width"), py::arg("w"),

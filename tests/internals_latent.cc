@@ -5,46 +5,23 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "src/device.h"
-#include "src/tensor.h"
+#include "tests/device_arrays.h"
 
 namespace py = pybind11;
 using namespace rtfm;
+using namespace rtfm::testing;
 
 namespace {
 
-using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using Bytes = py::array_t<uint8_t, py::array::c_style>;
+struct LatentOps : DeviceArrays {
+  LatentOps(const std::string& device, int threads)
+      : DeviceArrays{make_backend(device, "auto", threads)} {}
 
-struct LatentOps {
-  std::shared_ptr<Backend> b;
-  LatentOps(const std::string& device, int threads) : b(make_backend(device, "auto", threads)) {}
-
-  Matrix f32(const Array& x) const {
-    Matrix m(b, x.shape(0), x.shape(1), DType::f32);
-    m.upload(*b, x.data());
-    return m;
-  }
-  Buffer vector(const Array& x) const {
-    Buffer buffer(b, x.size() * 4);
-    b->upload(buffer.data(), x.data(), buffer.bytes());
-    return buffer;
-  }
-  Buffer bytes(const Bytes& x) const {
-    Buffer buffer(b, x.size());
-    b->upload(buffer.data(), x.data(), x.size());
-    return buffer;
-  }
-  Buffer upload_inputs(const StepInputs& step) const {
-    Buffer inputs(b, sizeof step);
-    b->upload(inputs.data(), &step, sizeof step);
-    return inputs;
-  }
   Bytes download(const Buffer& buffer) const {
     Bytes out(buffer.bytes());
     b->download(out.mutable_data(), buffer.data(), buffer.bytes());
@@ -71,14 +48,14 @@ struct LatentOps {
       step.pages[i] = held.back().data();
     }
     step.page = page.size() ? own.data() : nullptr;
-    const Buffer inputs = upload_inputs(step);
+    const Buffer given = inputs(step);
     const float* q = static_cast<const float*>(in.view().data);
     b->time_attention({.q = q,
                        .k = q + width,
                        .v = q + 2 * width,
                        .cos = floats(c),
                        .sin = floats(s),
-                       .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+                       .inputs = reinterpret_cast<const StepInputs*>(given.data()),
                        .y = only_page ? nullptr : out.view().data,
                        .stride = in.view().stride,
                        .y_stride = out.view().stride,
@@ -111,9 +88,9 @@ struct LatentOps {
     StepInputs step{};
     step.page = own.data();
     std::copy(actions.begin(), actions.end(), step.actions);
-    const Buffer inputs = upload_inputs(step);
+    const Buffer given = inputs(step);
     b->save_frame({.x = static_cast<const float*>(in.view().data),
-                   .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+                   .inputs = reinterpret_cast<const StepInputs*>(given.data()),
                    .x_stride = in.view().stride,
                    .rows = x.shape(0),
                    .cols = x.shape(1),
@@ -127,10 +104,10 @@ struct LatentOps {
     const Buffer own = bytes(page), actions(b, count * 4);
     StepInputs step{};
     step.page = own.data();
-    const Buffer inputs = upload_inputs(step);
+    const Buffer given = inputs(step);
     b->load_frame({.x = static_cast<float*>(out.view().data),
                    .actions = reinterpret_cast<float*>(actions.data()),
-                   .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+                   .inputs = reinterpret_cast<const StepInputs*>(given.data()),
                    .x_stride = out.view().stride,
                    .rows = n,
                    .cols = cols,

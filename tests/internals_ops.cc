@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -13,110 +12,17 @@
 #include "src/model.h"
 #include "src/models/frame_dit.h"
 #include "src/sampler.h"
+#include "tests/device_arrays.h"
 
 namespace py = pybind11;
 using namespace rtfm;
+using namespace rtfm::testing;
 
 namespace {
 
-using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using Image = py::array_t<uint8_t, py::array::c_style>;
-
-uint16_t to_bf16(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-float from_bf16(uint16_t h) {
-  const uint32_t u = uint32_t(h) << 16;
-  float x;
-  std::memcpy(&x, &u, 4);
-  return x;
-}
-
-// Dense f32 in and out of operand rows.
-void to_operand(Backend& b, const float* dense, int64_t rows, int64_t cols, int64_t stride,
-                void* to) {
-  std::vector<uint16_t> half(static_cast<size_t>(cols));
-  for (int64_t r = 0; r < rows; ++r) {
-    std::byte* row = static_cast<std::byte*>(to) + r * stride * size_of(b.operand_dtype());
-    const float* from = dense + r * cols;
-    if (b.operand_dtype() == DType::f32) {
-      b.upload(row, from, cols * 4);
-    } else {
-      for (int64_t c = 0; c < cols; ++c) half[size_t(c)] = to_bf16(from[c]);
-      b.upload(row, half.data(), cols * 2);
-    }
-  }
-}
-void from_operand(Backend& b, const void* from, int64_t rows, int64_t cols, int64_t stride,
-                  float* dense) {
-  std::vector<uint16_t> half(static_cast<size_t>(cols));
-  for (int64_t r = 0; r < rows; ++r) {
-    const std::byte* row =
-        static_cast<const std::byte*>(from) + r * stride * size_of(b.operand_dtype());
-    if (b.operand_dtype() == DType::f32) {
-      b.download(dense + r * cols, row, cols * 4);
-    } else {
-      b.download(half.data(), row, cols * 2);
-      for (int64_t c = 0; c < cols; ++c) dense[r * cols + c] = from_bf16(half[size_t(c)]);
-    }
-  }
-}
-
-Buffer upload_inputs(const std::shared_ptr<Backend>& b, const StepInputs& step) {
-  Buffer inputs(b, sizeof step);
-  b->upload(inputs.data(), &step, sizeof step);
-  return inputs;
-}
-// Images live on the device while an op reads or writes them.
-Buffer upload_image(const std::shared_ptr<Backend>& b, const Image& image) {
-  Buffer buffer(b, image.size());
-  b->upload(buffer.data(), image.data(), image.size());
-  return buffer;
-}
-
-struct Device {
-  std::shared_ptr<Backend> b;
+struct Device : DeviceArrays {
   Device(const std::string& device, const std::string& precision, int threads)
-      : b(make_backend(device, precision, threads)) {}
-
-  Matrix operand(const Array& x) const {
-    Matrix m(b, x.shape(0), x.shape(1), b->operand_dtype());
-    to_operand(*b, x.data(), x.shape(0), x.shape(1), m.view().stride, m.view().data);
-    return m;
-  }
-  Matrix f32(const Array& x) const {
-    Matrix m(b, x.shape(0), x.shape(1), DType::f32);
-    m.upload(*b, x.data());
-    return m;
-  }
-  // Also checks that the op kept to its columns: kernels rely on the zeros of the padding.
-  Array dense(const Tensor& t) const {
-    std::vector<std::byte> padding(static_cast<size_t>((t.stride - t.cols) * size_of(t.dtype)));
-    for (int64_t r = 0; r < t.rows; ++r) {
-      const int64_t at = (r * t.stride + t.cols) * size_of(t.dtype);
-      b->download(padding.data(), static_cast<const std::byte*>(t.data) + at, padding.size());
-      for (const std::byte value : padding)
-        check<Error>(value == std::byte{0}, "an op wrote beyond column ", t.cols, " of row ", r);
-    }
-    Array y({t.rows, t.cols});
-    if (t.dtype == DType::f32) {
-      for (int64_t r = 0; r < t.rows; ++r)
-        b->download(y.mutable_data(r), static_cast<float*>(t.data) + r * t.stride, t.cols * 4);
-    } else {
-      from_operand(*b, t.data, t.rows, t.cols, t.stride, y.mutable_data());
-    }
-    return y;
-  }
-  Buffer vector(const Array& v) const {
-    Buffer buffer(b, v.size() * 4);
-    b->upload(buffer.data(), v.data(), buffer.bytes());
-    return buffer;
-  }
-  static const float* floats(const Buffer& buffer) {
-    return reinterpret_cast<const float*>(buffer.data());
-  }
+      : DeviceArrays{make_backend(device, precision, threads)} {}
 
   Array matmul(const Array& x, const Array& w, const std::optional<Array>& bias,
                const std::string& epilogue, const std::optional<Array>& gate,
@@ -182,13 +88,13 @@ struct Device {
     for (int64_t i = 0; i + 1 < slots; ++i) {
       const auto& [k, v, transform] = pages[size_t(i)];
       std::byte* page = held[size_t(i)].data();
-      to_operand(*b, k.data(), rows, dim, dim, page);
-      to_operand(*b, v.data(), rows, dim, dim, page + half);
+      to_device(*b, dense_operands(*b, page, rows, dim), k.data());
+      to_device(*b, dense_operands(*b, page + half, rows, dim), v.data());
       step.pages[i] = page;
       std::copy_n(transform.data(), 16, step.transforms[i]);
     }
     step.page = held.back().data();
-    const Buffer inputs = upload_inputs(b, step);
+    const Buffer given = inputs(step);
     const float* rows_in = static_cast<const float*>(in.view().data);
     b->qkv_split({.q = rows_in,
                   .k = rows_in + heads * dim,
@@ -199,7 +105,7 @@ struct Device {
                   .sin = floats(s),
                   .query = q.data(),
                   .slot = context.data(),
-                  .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+                  .inputs = reinterpret_cast<const StepInputs*>(given.data()),
                   .layer = 0,
                   .stride = in.view().stride,
                   .tokens = tokens,
@@ -209,9 +115,9 @@ struct Device {
                   .rope = dim / 4,
                   .eps = eps});
     Array k({heads, tokens, dim}), v({heads, tokens, dim});
-    from_operand(*b, held.back().data(), rows, dim, dim, k.mutable_data());
-    from_operand(*b, held.back().data() + half, rows, dim, dim, v.mutable_data());
-    b->gather({.inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+    to_host(*b, dense_operands(*b, held.back().data(), rows, dim), k.mutable_data());
+    to_host(*b, dense_operands(*b, held.back().data() + half, rows, dim), v.mutable_data());
+    b->gather({.inputs = reinterpret_cast<const StepInputs*>(given.data()),
                .context = context.data(),
                .first_page = 0,
                .pages = slots - 1,
@@ -243,11 +149,11 @@ struct Device {
     const Matrix copy(b, x.shape(0), x.shape(1), b->operand_dtype());
     StepInputs key{};
     key.seed = seed, key.frame = frame;
-    const Buffer inputs = upload_inputs(b, key);
+    const Buffer given = inputs(key);
     b->sampler({.x = static_cast<float*>(state.view().data),
                 .x0 = static_cast<const float*>(answer.view().data),
                 .operand = copy.view().data,
-                .inputs = reinterpret_cast<const StepInputs*>(inputs.data()),
+                .inputs = reinterpret_cast<const StepInputs*>(given.data()),
                 .x_stride = state.view().stride,
                 .x0_stride = answer.view().stride,
                 .operand_stride = copy.view().stride,
@@ -260,10 +166,10 @@ struct Device {
     return py::make_tuple(dense(state), dense(copy));
   }
 
-  Array patchify(const Image& image, int64_t patch) const {
+  Array patchify(const Bytes& image, int64_t patch) const {
     const int64_t height = image.shape(0), width = image.shape(1);
     const Matrix out(b, height / patch * (width / patch), 3 * patch * patch, b->operand_dtype());
-    const Buffer pixels = upload_image(b, image);
+    const Buffer pixels = bytes(image);
     b->patchify({.image = reinterpret_cast<const uint8_t*>(pixels.data()),
                  .tokens = out.view().data,
                  .tokens_stride = out.view().stride,
@@ -272,9 +178,9 @@ struct Device {
                  .patch = patch});
     return dense(out);
   }
-  Image unpatchify(const Array& tokens, int64_t height, int64_t width, int64_t patch) const {
+  Bytes unpatchify(const Array& tokens, int64_t height, int64_t width, int64_t patch) const {
     const Matrix in = f32(tokens);
-    Image image({height, width, int64_t{3}});
+    Bytes image({height, width, int64_t{3}});
     const Buffer pixels(b, image.size());
     b->unpatchify({.tokens = static_cast<const float*>(in.view().data),
                    .image = reinterpret_cast<uint8_t*>(pixels.data()),
@@ -311,11 +217,15 @@ struct TestNetwork {
     for (int i = 0; i <= pages; ++i) held.emplace_back(b, layout.bytes());
   }
 
+  Tensor page(const Buffer& buffer) const {
+    return dense_operands(*b, buffer.data(), layout.layers * 2 * layout.heads * layout.tokens,
+                          layout.dim);
+  }
   void upload_inputs(const StepInputs& step) { b->upload(inputs.data(), &step, sizeof step); }
 
-  Array read(const Image& image) {
+  Array read(const Bytes& image) {
     const Manifest& m = model.manifest();
-    const Buffer pixels = upload_image(b, image);
+    const Buffer pixels = DeviceArrays{b}.bytes(image);
     StepInputs step{};
     step.page = held.back().data();
     upload_inputs(step);
@@ -323,8 +233,7 @@ struct TestNetwork {
              w.x_operand);
     network.read(*b, w);
     Array out({layout.layers, int64_t{2}, layout.heads, layout.tokens, layout.dim});
-    from_operand(*b, held.back().data(), out.size() / layout.dim, layout.dim, layout.dim,
-                 out.mutable_data());
+    to_host(*b, page(held.back()), out.mutable_data());
     return out;
   }
   void gather(const std::vector<std::pair<Array, Array>>& pages) {  // (page, M)
@@ -332,18 +241,12 @@ struct TestNetwork {
     StepInputs step{};
     for (size_t i = 0; i < pages.size(); ++i) {
       const auto& [values, transform] = pages[i];
-      to_operand(*b, values.data(), values.size() / layout.dim, layout.dim, layout.dim,
-                 held[i].data());
+      to_device(*b, page(held[i]), values.data());
       step.pages[i] = held[i].data();
       std::copy_n(transform.data(), 16, step.transforms[i]);
     }
     upload_inputs(step);
     network.gather(*b, w, int(pages.size()));
-  }
-  Array dense(const Matrix& m) {
-    Array y({m.view().rows, m.view().cols});
-    m.download(*b, y.mutable_data());
-    return y;
   }
   void start(const Array& x) {
     w.x.upload(*b, x.data());
@@ -353,7 +256,7 @@ struct TestNetwork {
     gather(pages);
     start(x);
     network.write(*b, w, t, int(pages.size()));
-    return dense(w.x0);
+    return to_array(*b, w.x0);
   }
   // The sampler's loop from given noise.
   Array sample(const Array& noise, int steps, const std::vector<std::pair<Array, Array>>& pages) {
@@ -363,7 +266,7 @@ struct TestNetwork {
       network.write(*b, w, row.t, int(pages.size()));
       update(*b, w.sampler_state(), row.a, row.b, row.c, 1);
     }
-    return dense(w.x);
+    return to_array(*b, w.x);
   }
 };
 
