@@ -17,6 +17,11 @@ namespace rtfm {
 
 constexpr int kMaxTokens = 65536;  // of a frame
 
+// Throw ModelError: for an image that patches do not cover, or that has too many of them; for heads
+// that are not the whole width of their section, or of a size that no device has.
+void check_patches(const Manifest& manifest, int patch);
+void check_heads(const Section& section, int heads, int head_dim, int width);
+
 struct ContextPage {
   const std::byte* page;
   Mat4 transform;  // from its camera to the one of the frame

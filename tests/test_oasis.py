@@ -292,7 +292,7 @@ def test_steps_allocate_nothing(slide, golden, model_file, tier):
     [
         ({"slide": "drop"}, 'slide: expected "keep" or "recompute"'),
         ({"window": 34}, "window: expected 2..33, got 34"),
-        ({"head_dim": 24}, "head_dim: expected a multiple of 8 and heads * head_dim = 32, got 24"),
+        ({"head_dim": 24}, "manifest width: expected heads * head_dim = 48, got 32"),
         ({"latent": {"height": 6, "width": 8, "channels": 3, "patch": 2}}, "patch = 6x10, got 6x8"),
         ({"latent": {"height": 6, "width": 10, "channels": 3, "patch": 4}}, "multiples of 4"),
         ({"commit_time": -1}, "commit_time"),

@@ -98,16 +98,8 @@ std::unique_ptr<Topology> open_dual_stream(const Section& root, Manifest& m) {
                           .mlp = root.size("mlp", 1, 65536),
                           .norm_eps = float(root.number("norm_eps", 1e-12, 1)),
                           .qk_norm_eps = float(root.number("qk_norm_eps", 1e-12, 1))};
-  check<ModelError>(m.image_height % s.patch == 0 && m.image_width % s.patch == 0,
-                    "manifest image: expected sides that are multiples of ", s.patch, ", got ",
-                    m.image_height, "x", m.image_width);
-  check<ModelError>(s.tokens() <= kMaxTokens, "manifest image: expected at most ", kMaxTokens,
-                    " tokens, got ", s.tokens());
-  check<ModelError>(s.head_dim % 8 == 0, "manifest head_dim: expected a multiple of 8, got ",
-                    s.head_dim);
-  check<ModelError>(s.heads * s.head_dim == s.width,
-                    "manifest width: expected heads * head_dim = ", s.heads * s.head_dim, ", got ",
-                    s.width);
+  check_patches(m, s.patch);
+  check_heads(root, s.heads, s.head_dim, s.width);
   check_samplers(m);
   m.posed_pages = true;
   return std::make_unique<DualStreamTopology>(s);

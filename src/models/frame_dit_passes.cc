@@ -93,16 +93,8 @@ std::unique_ptr<Topology> open_frame_dit(const Section& root, Manifest& m) {
                         .heads = root.size("heads", 1, 1024),
                         .head_dim = root.size("head_dim", 8, 256),
                         .mlp = root.size("mlp", 1, 65536)};
-  check<ModelError>(m.image_height % s.patch == 0 && m.image_width % s.patch == 0,
-                    "manifest image: expected sides that are multiples of ", s.patch, ", got ",
-                    m.image_height, "x", m.image_width);
-  check<ModelError>(s.tokens() <= kMaxTokens, "manifest image: expected at most ", kMaxTokens,
-                    " tokens, got ", s.tokens());
-  check<ModelError>(s.head_dim % 8 == 0, "manifest head_dim: expected a multiple of 8, got ",
-                    s.head_dim);
-  check<ModelError>(s.heads * s.head_dim == s.width,
-                    "manifest width: expected heads * head_dim = ", s.heads * s.head_dim, ", got ",
-                    s.width);
+  check_patches(m, s.patch);
+  check_heads(root, s.heads, s.head_dim, s.width);
   return std::make_unique<FrameDitTopology>(s);
 }
 

@@ -142,9 +142,7 @@ StDitSizes read_sizes(const Section& root, const Manifest& m) {
 }
 
 void check_sizes(const StDitSizes& s, const Section& root) {
-  const int dim = root.size("head_dim", 8, 256);
-  check<ModelError>(dim % 8 == 0 && s.heads * dim == s.width, root.label("head_dim"),
-                    "expected a multiple of 8 and heads * head_dim = ", s.width, ", got ", dim);
+  check_heads(root, s.heads, root.size("head_dim", 8, 256), s.width);
   check<ModelError>(s.height * s.codec.patch == s.codec.image_height &&
                         s.grid_width * s.codec.patch == s.codec.image_width,
                     root.label("latent"), "expected the image over the codec's patch = ",
@@ -153,8 +151,6 @@ void check_sizes(const StDitSizes& s, const Section& root) {
   check<ModelError>(s.height % s.patch == 0 && s.grid_width % s.patch == 0, root.label("latent"),
                     "expected sides that are multiples of ", s.patch, ", got ", s.height, "x",
                     s.grid_width);
-  check<ModelError>(s.codec.tokens() <= kMaxTokens, root.label("latent"), "expected at most ",
-                    kMaxTokens, " cells, got ", s.codec.tokens());
 }
 
 }  // namespace

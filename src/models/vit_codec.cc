@@ -21,11 +21,8 @@ VitSizes read_vit(const Section& codec, const Manifest& m, int channels) {
                    .rope = codec.size("rope", 1, 128),
                    .eps = float(codec.number("eps", 1e-12, 1))};
   const int dim = codec.size("head_dim", 8, 256);
-  check<ModelError>(m.image_height % s.patch == 0 && m.image_width % s.patch == 0,
-                    "manifest image: expected sides that are multiples of ", s.patch, ", got ",
-                    m.image_height, "x", m.image_width);
-  check<ModelError>(dim % 8 == 0 && s.heads * dim == s.width, codec.label("head_dim"),
-                    "expected a multiple of 8 and heads * head_dim = ", s.width, ", got ", dim);
+  check_patches(m, s.patch);
+  check_heads(codec, s.heads, dim, s.width);
   check<ModelError>(2 * s.rope <= dim, codec.label("rope"), "expected at most ", dim / 2,
                     " pairs, got ", s.rope);
   return s;
