@@ -330,6 +330,7 @@ MANIFEST_VALUES = [
     (("codec", "patch"), 3, "multiples"),
     (("image", "height"), 9, "multiples"),
     (("image", "height"), 16384, "..8192"),
+    (("image",), {"height": 8192, "width": 8192}, "65536 tokens"),
     (("width",), 24, "heads * head_dim"),
     (("width",), 16.0, "an integer"),
     (("width",), 2**31 + 16, "..8192"),
