@@ -14,6 +14,7 @@ import pytest
 
 import action_models
 import emulated
+import forged
 import killed
 import rtfm_rt
 from rtfm_rt import world as worlds
@@ -266,11 +267,7 @@ def test_a_forged_file(start, load, tmp_path, value):
     good, refused = path.read_bytes(), set()
     for key in ("page_dtype", "with_page", "ids", "next_id", "last_pose", "options"):
         path.write_bytes(good)
-        with sqlite3.connect(path) as db:
-            db.execute("UPDATE world SET value = ? WHERE key = ?", (value, key))
-            values = dict(db.execute("SELECT key, value FROM world WHERE key != 'digest'"))
-            digest = worlds._digest(values)
-            db.execute("UPDATE world SET value = ? WHERE key = 'digest'", (digest,))
+        forged.put(path, key, value)
         try:
             walk(load(path), 1, 2)
         except rtfm_rt.Error:

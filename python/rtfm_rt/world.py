@@ -308,11 +308,23 @@ def _checksum(id_: int, *blobs: bytes) -> int:
 
 
 def _digest(values: dict[str, Any]) -> str:
-    """Of everything in the table `world` but itself."""
+    """Of everything in the table `world` but itself; docs/world_file.md says of which bytes."""
     digest = hashlib.sha256()
     for key in sorted(values):
-        digest.update(repr((key, values[key])).encode())
+        kind, raw = _raw(values[key])
+        digest.update(key.encode() + b"\0" + kind + len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()
+
+
+def _raw(value: Any) -> tuple[bytes, bytes]:
+    """A letter for the type of a value, and its bytes."""
+    if isinstance(value, int):
+        return b"i", str(value).encode()
+    if isinstance(value, str):
+        return b"t", value.encode()
+    if isinstance(value, bytes):
+        return b"b", value
+    raise TypeError(f"a value of the type {type(value).__name__}")
 
 
 def _named(path: str | os.PathLike[str]) -> tuple[str, str]:
