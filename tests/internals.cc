@@ -56,6 +56,7 @@ void bind_ops(py::module_& m);          // internals_ops.cc
 void bind_passes(py::module_& m);       // internals_passes.cc
 void bind_pose_slot(py::module_& m);    // internals_pose_slot.cc
 void bind_time(py::module_& m);         // internals_time.cc
+void bind_world_file(py::module_& m);   // internals_world_file.cc
 void bind_write_pass(py::module_& m);   // internals_write_pass.cc
 
 namespace {
@@ -165,6 +166,7 @@ PYBIND11_MODULE(_testing, m) {
   bind_passes(m);
   bind_pose_slot(m);
   bind_time(m);
+  bind_world_file(m);
   bind_write_pass(m);
   m.def("tiers", &tiers);
   m.def("allocations", [] { return allocations.load(); });

@@ -40,7 +40,41 @@ disk = ctypes.CDLL(None)
 disk.disk_fail.argtypes = [ctypes.c_int64] * 2
 disk.disk_operations.restype = ctypes.c_int64
 disk.disk_watch(str(folder).encode())
+"""
+
+PYTHON = """
 session = rtfm_rt.Session(model, device="cpu:portable", threads=1, memory_budget=1_000_000)
+
+def load(path):
+    return rtfm_rt.Session.load(path, model, device="cpu:portable").memory.ids
+"""
+
+NATIVE = """
+import copy
+from rtfm_rt import _testing
+
+class Memory:
+    def __init__(self, session):
+        self._session = session
+        self.update_pose = session.move
+
+    ids = property(lambda self: self._session.ids)
+
+class Session(_testing.WorldSession):  # with the names of Python's
+    image_size = (16, 16)
+    memory = property(Memory)
+    _saved = property(lambda self: copy.copy(self.saved), lambda self, x: setattr(self, "saved", x))
+
+    def save(self, path):
+        super().save(str(path))
+
+session = Session(model, memory_budget=1_000_000)
+
+def load(path):
+    return _testing.WorldSession.load(str(path), model).ids
+"""
+
+GROW = """
 rng = np.random.default_rng(1)
 
 def grow(frames):
@@ -102,7 +136,7 @@ READ_ONLY = """
 grow(12)
 session.save(folder / "world")
 disk.disk_read_only(1)
-loaded = rtfm_rt.Session.load(folder / "world", model, device="cpu:portable")
+loaded = load(folder / "world")
 grow(1)
 errors = []
 for target in ("world", "new"):
@@ -112,24 +146,30 @@ for target in ("world", "new"):
         errors.append(str(error))
 disk.disk_read_only(0)
 session.save(folder / "world")
-print(json.dumps([len(loaded.memory), errors, len(worlds.load(folder / "world")[0]["ids"])]))
+print(json.dumps([len(loaded), errors, len(worlds.load(folder / "world")[0]["ids"])]))
 """
 
 
-@pytest.fixture(scope="module", params=["poses", "actions"])
+@pytest.fixture(scope="module", params=["poses", "actions", "native"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """run(code, folder, *arguments) -> what the code prints, of a model that goes by either."""
+    """run(code, folder, *arguments) -> what the code prints, of a model that goes by either.
+
+    "native": by poses, and saved without Python.
+    """
+    if request.param == "native":
+        request.getfixturevalue("testing")
     tools = tmp_path_factory.mktemp("disk")
     library, model = tools / "disk.so", tools / "model.safetensors"
     source = str(Path(__file__).with_name("disk.cc"))
     subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    if request.param == "poses":
-        write_model(model, CONFIG, 3)
-    else:
+    if request.param == "actions":
         action_models.write(model, "keep")
+    else:
+        write_model(model, CONFIG, 3)
+    begin = START + (NATIVE if request.param == "native" else PYTHON) + GROW
 
     def start(code: str, folder: Path, *arguments: Path) -> str:
-        command = [sys.executable, "-c", START + code, folder, model, *arguments]
+        command = [sys.executable, "-c", begin + code, folder, model, *arguments]
         environment = {"LD_PRELOAD": str(library), "PYTHONPATH": ":".join(filter(None, sys.path))}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
