@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# librtfm_cuda.so: the CUDA backend, with the CUDA runtime inside. It lies beside _core, which opens
-# it where a driver answers; _core itself links nothing of CUDA.
+# librtfm_cuda.so: the CUDA backend, with the CUDA runtime inside. It lies beside _core or librtfm_rt.so, which
+# open it where a driver answers; they themselves link nothing of CUDA.
 set(RTFM_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (where nvcc >= 13.0 is), ON or OFF")
 set(RTFM_CUDA_ARCHS "80-real;89-real;90a-real;100a-real;120-real;120-virtual" CACHE STRING
     "What it is compiled for, as in CMAKE_CUDA_ARCHITECTURES")
@@ -31,17 +31,19 @@ if(RTFM_HAVE_CUDA)
   add_library(rtfm_cuda MODULE
     csrc/cuda/context.cc csrc/cuda/cubins.cc csrc/cuda/cublas.cc csrc/cuda/ops.cu csrc/cuda/plan.cc
     csrc/cuda/tensor_ops.cc)
-  set(cubins ${CMAKE_SOURCE_DIR}/csrc/cuda/kernels/cubins)
+  set(cubins ${PROJECT_SOURCE_DIR}/csrc/cuda/kernels/cubins)
   file(GLOB cubin_files CONFIGURE_DEPENDS ${cubins}/*.cubin)
   set_source_files_properties(csrc/cuda/cubins.cc PROPERTIES
     COMPILE_DEFINITIONS "RTFM_CUBINS=\"${cubins}\"" OBJECT_DEPENDS "${cubin_files}")
   set_target_properties(rtfm_cuda PROPERTIES
     CUDA_VISIBILITY_PRESET hidden LINKER_LANGUAGE CXX
-    LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/cuda_exports.map)
+    LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/cuda_exports.map)
   target_compile_options(rtfm_cuda PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-Xfatbin=-compress-all --compress-mode=size -lineinfo>)
   target_link_options(rtfm_cuda PRIVATE
-    -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/cuda_exports.map -Wl,-z,defs)
+    -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/cuda_exports.map -Wl,-z,defs)
   target_link_libraries(rtfm_cuda PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
-  install(TARGETS rtfm_cuda LIBRARY DESTINATION . COMPONENT python)
+  if(RTFM_PYTHON)
+    install(TARGETS rtfm_cuda LIBRARY DESTINATION . COMPONENT python)
+  endif()
 endif()

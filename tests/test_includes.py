@@ -50,6 +50,12 @@ ORDER = [
     "src/world_format",
     "src/world_file",
     "src/world_load",
+    "cpp/rtfm_rt",
+    "cpp/rtfm_rt_c",
+    "cpp/c_api",
+    "cpp/convert",
+    "cpp/pose",
+    "cpp/session",
     "python/convert",
     "python/dlpack",
     "python/bindings",
@@ -60,12 +66,12 @@ SEALED = {"csrc/cpu", "csrc/cuda"}  # reached through csrc/backend.h only
 
 SOURCES = sorted(
     path.relative_to(ROOT)
-    for folder in ("csrc", "src", "python", "tests", "benchmarks", "examples", "tools")
+    for folder in ("csrc", "src", "cpp", "python", "tests", "benchmarks", "examples", "tools")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".cc", ".cu", ".h", ".py", ".pyi")
 )
 NATIVE = [path for path in SOURCES if path.suffix in (".cc", ".cu", ".h")]
-LIBRARY = [path for path in SOURCES if path.parts[0] in ("csrc", "src", "python")]
+LIBRARY = [path for path in SOURCES if path.parts[0] in ("csrc", "src", "cpp", "python")]
 
 
 def text(path: Path) -> str:
@@ -92,7 +98,10 @@ def test_includes_go_down(path):
             assert include.startswith(("python/", "src/")), f"{path} may not see {include}"
 
 
-@pytest.mark.parametrize("path", [p for p in NATIVE if p.parts[0] in ("csrc", "src")], ids=str)
+OWNED = {"csrc", "src", "cpp"}
+
+
+@pytest.mark.parametrize("path", [p for p in NATIVE if p.parts[0] in OWNED], ids=str)
 def test_library_is_quiet(path):
     """No environment, no output, no exit: the caller owns the process."""
     loud = r"getenv|\benviron\b|std::c(out|err|log)\b|\b(printf|fprintf|puts|abort|exit|_exit)\s*\("
