@@ -271,15 +271,14 @@ rtfm_stats rtfm_session_stats(const rtfm_session* session) {
 
 // memory
 
-rtfm_status rtfm_session_memory(const rtfm_session* session, rtfm_memory* memory,
-                                rtfm_error* error) {
+rtfm_status rtfm_session_memory(rtfm_session* session, rtfm_memory* memory, rtfm_error* error) {
   return guarded(error, [&] {
     const Memory m = given(session, "session")->session.memory();
     *given(memory, "memory") = {m.size(), m.bytes(), m.budget(), m.evicted(), m.resident()};
   });
 }
 
-int32_t rtfm_session_nearest(const rtfm_session* session, const double pose[16], int64_t* ids,
+int32_t rtfm_session_nearest(rtfm_session* session, const double pose[16], int64_t* ids,
                              int32_t most, rtfm_error* error) {
   int32_t count = -1;
   guarded(error, [&] {
@@ -291,8 +290,7 @@ int32_t rtfm_session_nearest(const rtfm_session* session, const double pose[16],
   return count;
 }
 
-double rtfm_session_coverage(const rtfm_session* session, const double pose[16],
-                             rtfm_error* error) {
+double rtfm_session_coverage(rtfm_session* session, const double pose[16], rtfm_error* error) {
   double coverage = -1;
   guarded(error,
           [&] { coverage = given(session, "session")->session.memory().coverage(to_pose(pose)); });

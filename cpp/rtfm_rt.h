@@ -251,13 +251,13 @@ class RTFM_RT_API Memory {
   double coverage(const Pose& pose, const std::optional<Intrinsics>& intrinsics = {}) const;
 
   // Moves remembered frames, as after a loop closure: all or none; nothing is encoded again.
-  void update_pose(std::int64_t id, const Pose& pose) const { update_poses({&id, 1}, {&pose, 1}); }
-  void update_poses(std::span<const std::int64_t> ids, std::span<const Pose> poses) const;
+  void update_pose(std::int64_t id, const Pose& pose) { update_poses({&id, 1}, {&pose, 1}); }
+  void update_poses(std::span<const std::int64_t> ids, std::span<const Pose> poses);
 
  private:
   friend class Session;
-  explicit Memory(const Session& session) : session_(session) {}
-  const Session& session_;
+  explicit Memory(Session& session) : session_(session) {}
+  Session& session_;
 };
 
 // All state of one walk through one world. One thread at a time: a second one gets a WorldError.
@@ -298,7 +298,7 @@ class RTFM_RT_API Session {
   // the place of the file's. WorldError for a damaged file, or a world of another model.
   static Session load(const std::string& path, const Model& model, const Options& options = {});
 
-  Memory memory() const { return Memory(*this); }
+  Memory memory() { return Memory(*this); }
   const Model& model() const;
   std::string device() const;
   int threads() const, steps() const, context() const;

@@ -143,13 +143,13 @@ RTFM_C_API rtfm_status rtfm_session_imagine_act(rtfm_session* session, const dou
                                                 rtfm_error* error);
 
 RTFM_C_API rtfm_stats rtfm_session_stats(const rtfm_session* session); /* from any thread */
-RTFM_C_API rtfm_status rtfm_session_memory(const rtfm_session* session, rtfm_memory* memory,
+RTFM_C_API rtfm_status rtfm_session_memory(rtfm_session* session, rtfm_memory* memory,
                                            rtfm_error* error);
 /* ids: room for `most`; returns how many were written, nearest first, or -1. */
-RTFM_C_API int32_t rtfm_session_nearest(const rtfm_session* session, const double pose[16],
-                                        int64_t* ids, int32_t most, rtfm_error* error);
+RTFM_C_API int32_t rtfm_session_nearest(rtfm_session* session, const double pose[16], int64_t* ids,
+                                        int32_t most, rtfm_error* error);
 /* Share of the view that all remembered frames together have seen, or -1. */
-RTFM_C_API double rtfm_session_coverage(const rtfm_session* session, const double pose[16],
+RTFM_C_API double rtfm_session_coverage(rtfm_session* session, const double pose[16],
                                         rtfm_error* error);
 /* poses: [count, 4, 4]. All or none. */
 RTFM_C_API rtfm_status rtfm_session_update_poses(rtfm_session* session, const int64_t* ids,

@@ -207,7 +207,7 @@ double Memory::coverage(const Pose& pose, const std::optional<Intrinsics>& intri
   });
 }
 
-void Memory::update_poses(std::span<const std::int64_t> ids, std::span<const Pose> poses) const {
+void Memory::update_poses(std::span<const std::int64_t> ids, std::span<const Pose> poses) {
   translated([&] {
     std::vector<rtfm::Pose> moved;
     for (const Pose& pose : poses) moved.push_back(to_pose(pose));

@@ -135,8 +135,10 @@ LoadedWorld read(const Database& db, const std::string& path, const std::string&
                  int64_t version) {
   Values values = read_values(db);
   const auto sum = values.extract("digest");
-  check<WorldError>(!sum.empty() && sum.mapped() == Value(digest(values)), path,
-                    ": expected a whole file, got one whose description is damaged");
+  check<WorldError>(
+      !sum.empty() && sum.mapped() == Value(digest(values)), path,
+      ": expected a whole file, got one whose description is damaged, or that an early build "
+      "before 0.1.0 saved");
   const bool by_actions = version > 1;
   LoadedWorld loaded;
   loaded.saved = {at<std::string>(values, "model"),

@@ -205,7 +205,7 @@ struct Player {
   }
 
   bool play_memory(const std::string& call, std::istream& words) {
-    const Memory memory = now().memory();
+    Memory memory = now().memory();
     if (call == "memory") {
       const Pose from = pose(words);
       print({memory.size(), memory.bytes(), memory.budget(), memory.evicted(), memory.resident()});
