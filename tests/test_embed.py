@@ -346,3 +346,30 @@ def test_as_a_part_of_another_project(tmp_path):
     run("cmake", "-S", tmp_path, "-B", tmp_path / "build")
     targets = run("cmake", "--build", tmp_path / "build", "--target", "help")
     assert re.search(r"\brobot\b", targets) and not re.search(r"\b_core\b", targets), targets
+
+
+@pytest.mark.parametrize("page", ["docs/cpp.md", "README.md"])
+def test_what_the_pages_show_compiles(page, tmp_path):
+    """Every block of C++ and C, in a function that has what it takes for granted."""
+    blocks = re.findall(r"```(cpp|c)\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert {kind for kind, _ in blocks} == ({"cpp", "c"} if page == "docs/cpp.md" else {"cpp"})
+    for kind, block in blocks:
+        source = tmp_path / f"block.{kind}"
+        header, compiler, given = {
+            "cpp": (
+                "rtfm_rt.h",
+                ["g++", "-std=c++20"],
+                "void block(std::span<const std::uint8_t> image, rtfm_rt::Pose pose, "
+                "rtfm_rt::Pose other)",
+            ),
+            "c": (
+                "rtfm_rt_c.h",
+                ["gcc", "-std=c99"],
+                "int fail(const char*);\n"
+                "int block(const uint8_t* image, const double* pose, uint8_t* frame)",
+            ),
+        }[kind]
+        body = re.sub(r"#include.*\n", "", block)
+        end = "return 0;" if kind == "c" else "(void)other;"
+        source.write_text(f"#include <{header}>\n{given} {{\n{body}\n{end}\n}}\n")
+        run(*compiler, "-fsyntax-only", f"-I{PREFIX / 'include'}", source)
