@@ -148,6 +148,7 @@ LoadedWorld read(const Database& db, const std::string& path, const std::string&
   loaded.options = options_of(at<std::string>(values, "options"), by_actions);
   World& world = loaded.world;
   world.next_id = at<int64_t>(values, "next_id");
+  if (world.next_id < 0 || world.next_id > int64_t{1} << 62) throw Damage("'next_id' is no id");
   world.last_pose = pose_at(values, "last_pose");
   if (values.contains("origin")) world.origin = pose_at(values, "origin");
   world.ids = ids_at(values, "ids"), world.by_use = ids_at(values, "by_use");

@@ -144,7 +144,7 @@ void bind_world_file(py::module_& m) {
            py::arg("commit_below") = py::none())
       .def_static("load", &WorldSession::load, py::arg("path"), py::arg("model"),
                   py::arg("device") = "cpu:portable")
-      .def("save", &WorldSession::save)
+      .def("save", &WorldSession::save, py::call_guard<py::gil_scoped_release>())
       .def("observe", &WorldSession::observe, py::arg("image"), py::arg("pose") = py::none())
       .def("step", &WorldSession::step)
       .def("act", &WorldSession::act)

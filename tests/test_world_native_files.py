@@ -14,6 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,6 +67,25 @@ def test_a_locked_file(by_poses, tmp_path):
     holder.close()
     session.save(str(path))
     assert len(session.saved.revisions) == 1
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_a_save_that_waits_sees_what_the_other_one_saved(by_poses, tmp_path, change):
+    path, session = str(tmp_path / "world"), by_poses.start(True, 2)
+    session.save(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    if change:
+        other.execute("UPDATE world SET value = 'another' WHERE key = 'revision'")
+    with ThreadPoolExecutor(1) as pool:
+        save = pool.submit(session.save, path)
+        time.sleep(0.2)
+        assert not save.done()
+        other.execute("COMMIT")
+        error = save.exception()
+    other.close()
+    assert (error is not None) == change
+    assert error is None or "got what another session has saved" in str(error)
 
 
 def limited(session: Any, path: Path, limit: int) -> str:
@@ -254,6 +274,7 @@ def test_a_forged_file(damaged, saved, value):
             refused.add(key)
     assert refused >= {"model", "options", "ids", "height", "width"} | ({"page_dtype"} & set(keys))
     assert refused == set(keys) or not isinstance(value, float | None)
+    assert "next_id" in refused or value == 2**62  # from where ids still have room to grow
 
 
 @pytest.mark.parametrize("value", ["x", 7, b"", b"\xff" * 128, bytes(128), 1.5], ids=repr)
