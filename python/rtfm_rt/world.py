@@ -250,8 +250,8 @@ def _read(
     values = dict(db.execute("SELECT key, value FROM world"))
     if values.pop("digest", None) != _digest(values):
         raise WorldError(
-            f"{path}: expected a whole file, got one whose description is damaged, or that an early "
-            "build before 0.1.0 saved"
+            f"{path}: expected a whole file, got one whose description is damaged, or that an "
+            "early build before 0.1.0 saved"
         )
     texts = all(isinstance(values[key], str) for key in ("model", "world", "revision"))
     if not texts or not isinstance(values["next_id"], int):
