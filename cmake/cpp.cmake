@@ -13,7 +13,7 @@ add_library(rtfm_world STATIC
   src/digest.cc src/sqlite.cc src/world_file.cc src/world_format.cc src/world_load.cc)
 target_link_libraries(rtfm_world PUBLIC rtfm)
 
-add_library(rtfm_rt SHARED cpp/c_api.cc cpp/pose.cc cpp/session.cc)
+add_library(rtfm_rt SHARED cpp/c_api.cc cpp/model.cc cpp/pose.cc cpp/session.cc)
 add_library(rtfm_rt::rtfm_rt ALIAS rtfm_rt)
 target_compile_features(rtfm_rt PUBLIC cxx_std_20)
 target_compile_definitions(rtfm_rt PRIVATE RTFM_VERSION="${PROJECT_VERSION}")

@@ -3,12 +3,13 @@
 #pragma once
 
 #include <algorithm>
-#include <new>
+#include <mutex>
 
 #include "cpp/rtfm_rt.h"
 #include "csrc/backend.h"
 #include "src/check.h"
 #include "src/frame.h"
+#include "src/model.h"
 #include "src/pose.h"
 
 namespace rtfm_rt {
@@ -47,6 +48,13 @@ inline rtfm::View to_view(const Pose& pose, const std::optional<Intrinsics>& own
   rtfm::check_intrinsics(k);
   return {to_pose(pose), k};
 }
+
+struct Model::Impl {
+  std::array<std::int64_t, 4> stamp;  // of its file, as it was loaded
+  std::shared_ptr<const rtfm::Model> model;
+  std::once_flag once;
+  std::string sha256;
+};
 
 struct Access {
   static Frame frame(rtfm::Frame f) {

@@ -1,23 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// rtfm_rt.h over src/session.h: argument checks and errors; the work is below.
+// Sessions, their frames and memory: argument checks and errors; the work is done in src/.
 #include "src/session.h"
-
-#include <mutex>
 
 #include "cpp/convert.h"
 #include "cpp/rtfm_rt.h"
-#include "src/digest.h"
-#include "src/model.h"
 #include "src/pose_slot.h"
 #include "src/world_file.h"
 
 namespace rtfm_rt {
-
-struct Model::Impl {
-  std::shared_ptr<const rtfm::Model> model;
-  std::once_flag once;
-  std::string sha256;
-};
 
 struct PoseSlot::Impl {
   rtfm::PoseSlot slot;
@@ -68,44 +58,6 @@ struct Session::Impl {
     return values;
   }
 };
-
-// Model
-
-Model::Model(const std::string& path, const ModelOptions& options)
-    : impl_(std::make_shared<Impl>()) {
-  impl_->model = translated([&] {
-    return std::make_shared<rtfm::Model>(path, options.device, options.precision, options.cublas);
-  });
-}
-
-const std::string& Model::path() const { return impl_->model->path(); }
-const std::string& Model::name() const { return impl_->model->manifest().name; }
-const std::string& Model::licence() const { return impl_->model->manifest().licence; }
-const std::string& Model::manifest() const { return impl_->model->manifest_json(); }
-int Model::images() const { return impl_->model->manifest().images; }
-int Model::height() const { return impl_->model->manifest().image_height; }
-int Model::width() const { return impl_->model->manifest().image_width; }
-Intrinsics Model::intrinsics() const {
-  return {impl_->model->manifest().fx, impl_->model->manifest().fy};
-}
-std::string Model::device() const { return impl_->model->device(); }
-std::string Model::precision() const { return impl_->model->precision(); }
-std::string Model::cublas() const { return impl_->model->backend()->cublas(); }
-std::int64_t Model::parameters() const { return impl_->model->parameters(); }
-
-std::vector<ActionRange> Model::actions() const {
-  std::vector<ActionRange> ranges;
-  for (const rtfm::Action& a : impl_->model->manifest().actions)
-    ranges.push_back({a.name, a.min, a.max});
-  return ranges;
-}
-
-std::string Model::sha256() const {
-  return translated([&] {
-    std::call_once(impl_->once, [&] { impl_->sha256 = rtfm::sha256_of_file(path()); });
-    return impl_->sha256;
-  });
-}
 
 // PoseSlot
 

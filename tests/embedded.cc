@@ -140,6 +140,7 @@ struct Player {
       print(std::array{model->intrinsics().fx, model->intrinsics().fy});
       for (const ActionRange& a : model->actions())
         std::printf("%s %.17g %.17g\n", a.name.c_str(), a.min, a.max);
+    } else if (call == "sum") {
       std::printf("%s\n", model->sha256().c_str());
     } else if (call == "session") {
       Session made(*model, options(words));
@@ -300,5 +301,6 @@ int main() {
       refuse("Error", e);
     }
     std::printf("done\n");
+    std::fflush(stdout);
   }
 }

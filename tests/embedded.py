@@ -74,8 +74,10 @@ class Player:
             f"{made.parameters} {made.device} {made.precision}",
             text([said["camera"]["fx"], said["camera"]["fy"]]),
             *(f"{a['name']} {text([a['min'], a['max']])}" for a in actions),
-            made.sha256,
         ]
+
+    def sum(self) -> list[str]:
+        return [self._model.sha256]
 
     def session(self, *words: str) -> list[str]:
         return self.made(rtfm_rt.Session(self._model, **options(list(words))))

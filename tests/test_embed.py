@@ -64,6 +64,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
         assert len(blocks) == len(lines) + 1, printed[-1000:]
         return [block.splitlines() for block in blocks[:-1]]
 
+    play.program = program
     return play
 
 
@@ -91,6 +92,7 @@ def test_a_walk(play, model, raw, tmp_path):
     """Frames, receipts and memory to the bit: through steps, slots, branches, moves, files."""
     walk = [
         f"model {model[0]} cpu auto",
+        "sum",
         "session seed 7 threads 2",
         f"observe {raw} {EYE}",
         *(f"step {embedded.text(turn(9 * i, 0.2 * i))}" for i in range(6)),
@@ -109,7 +111,7 @@ def test_a_walk(play, model, raw, tmp_path):
         f"memory {HERE}",
     ]
     printed = same(play, walk)
-    assert len({block[2] for block in printed[3:9]}) == 6  # six different frames
+    assert len({block[2] for block in printed[4:10]}) == 6  # six different frames
 
 
 @pytest.mark.parametrize("kind", ["keep", "causal"])
@@ -230,6 +232,23 @@ def test_what_is_refused(play, model, raw, tmp_path):
     assert play(["model x cpu auto"])[0][0].startswith("ModelError: ")
     moved = [f"model {model[0]} cpu auto", "session seed 1", "fork", "moved"]
     assert play(moved)[-1] == []
+
+
+def test_a_model_file_that_changes(play, model, raw, tmp_path):
+    """No world is saved under the sum of another file than the one that was loaded."""
+    path = tmp_path / "model.safetensors"
+    shutil.copy(model[0], path)
+    lines = [f"model {path} cpu auto", "session seed 1", f"observe {raw} {EYE}"]
+    with subprocess.Popen(
+        [play.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        running.stdin.write("".join(f"{line}\n" for line in lines))
+        running.stdin.flush()
+        while running.stdout.readline() != "0\n":  # the id of what it observed
+            pass
+        path.write_bytes(path.read_bytes())
+        printed, _ = running.communicate(f"save {tmp_path}/a.world\n", timeout=60)
+    assert "WorldError" in printed and "changed" in printed
 
 
 def test_poses(play, rng):

@@ -54,6 +54,7 @@ ORDER = [
     "cpp/rtfm_rt_c",
     "cpp/c_api",
     "cpp/convert",
+    "cpp/model",
     "cpp/pose",
     "cpp/session",
     "python/convert",
