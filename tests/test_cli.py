@@ -147,6 +147,9 @@ def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
     assert "there-and-back" in refuse("walk", "--path", "sideways", cwd=tmp_path)
     assert "nowhere/a.mp4" in refuse("walk", *FEW, "--out", "nowhere/a.mp4", cwd=tmp_path)
     assert "one twice" in refuse("walk", *FEW, "--out", "a", "--sheet", "./a", cwd=tmp_path)
+    assert "that is read" in refuse(
+        "walk", "--image", "note.png", "--sheet", "./note.png", cwd=tmp_path
+    )
     assert "a folder" in refuse("walk", *FEW, "--out", ".", cwd=tmp_path)
     assert "warp" in refuse("walk", "--device", "warp", cwd=tmp_path)
     assert "nowhere/b.json" in refuse(
@@ -172,7 +175,7 @@ def test_interrupt_is_quiet_and_leaves_no_video(tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, ours)
     try:
         until = time.monotonic() + 60
-        while not (tmp_path / "walk.mp4.part").exists() and time.monotonic() < until:
+        while not list(tmp_path.glob("walk.mp4.*.part")) and time.monotonic() < until:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=30)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import rtfm_rt
 from rtfm_rt import Error, Intrinsics, options, walking
+from rtfm_rt.files import check_outputs, whole_file, writable
 from rtfm_rt.session import model_path
 from rtfm_rt.terminal import printable, progress, show
 
@@ -268,14 +269,14 @@ def _show_recipes(recipes: dict[str, Any]) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from rtfm_rt.bench import measure
 
-    if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
-        raise Error(f"{args.json}: expected a folder that exists")
+    if args.json:
+        check_outputs([args.json], [model_path(args.model)])
     session = options.session(args)
     with progress(args.frames, "steps") as advance:
         figures = measure(session, args.frames, advance)
     if args.json:
         figures["command"] = " ".join(["rtfm-rt", *sys.argv[1:]])
-        with open(args.json, "w", encoding="utf-8") as file:
+        with whole_file(args.json) as part, writable(args.json), open(part, "w") as file:
             json.dump(figures, file, indent=1)
             file.write("\n")
     p50, p95, p99, worst = figures["latency_ms"].values()

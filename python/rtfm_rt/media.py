@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtfm_rt._core import ArgumentError, Error
-from rtfm_rt.files import replaceable
+from rtfm_rt.files import Path, whole_file, writable
 
 Image = NDArray[np.uint8]
-Path = str | os.PathLike[str]
 
 _VISIBLE = 512  # pixels: a video's longer side is at least about this
 
@@ -73,9 +72,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, height: int, width: int, fps: int = 30) -> None:
         self._av = _extra("av")
-        self._name = os.fspath(path)
-        self._target = replaceable(path)
-        self._part = f"{self._target}.part"
+        self._path = path
         self._fps = fps
         self._shape = (height, width, 3)
         self._factor = max(1, round(_VISIBLE / max(height, width)))
@@ -90,39 +87,37 @@ class VideoWriter:
         large = enlarge(image, self._factor)
         rows, columns = self.height - large.shape[0], self.width - large.shape[1]
         large = np.pad(large, ((0, rows), (0, columns), (0, 0)), mode="edge")
-        self._file.mux(self._stream.encode(self._av.VideoFrame.from_ndarray(large, format="rgb24")))
+        with self._writing():
+            frame = self._av.VideoFrame.from_ndarray(large, format="rgb24")
+            self._file.mux(self._stream.encode(frame))
 
     def __enter__(self) -> VideoWriter:
-        try:
-            self._open()
-        except BaseException:  # an interrupt too leaves nothing behind
-            with contextlib.suppress(OSError):
-                os.unlink(self._part)
-            raise
+        with contextlib.ExitStack() as entered:
+            part = entered.enter_context(whole_file(self._path))
+            with self._writing():
+                options = {"movflags": "+faststart"}
+                self._file = self._av.open(part, "w", format="mp4", options=options)
+                entered.push(self._close)
+                self._stream = self._file.add_stream("h264", rate=self._fps)
+                self._stream.width, self._stream.height = self.width, self.height
+                self._stream.pix_fmt = "yuv420p"
+                self._stream.options = {"crf": "16"}
+            self._entered = entered.pop_all()
         return self
 
-    def _open(self) -> None:
-        options = {"movflags": "+faststart"}
-        try:
-            open(self._part, "wb").close()  # PyAV would notice only at the first packet
-            self._file = self._av.open(self._part, "w", format="mp4", options=options)
-        except OSError as error:
-            raise ArgumentError(
-                f"{self._name}: expected a file that can be written, got: {error.strerror}"
-            ) from None
-        self._stream = self._file.add_stream("h264", rate=self._fps)
-        self._stream.width, self._stream.height = self.width, self.height
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "16"}
+    def __exit__(self, *error: Any) -> None:
+        self._entered.__exit__(*error)
 
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if kind is None:
+    def _close(self, kind: Any, *_: object) -> None:
+        if kind is not None:
+            with contextlib.suppress(self._av.FFmpegError):  # a full disk has no room for its end
+                self._file.close()
+            return
+        with self._writing(), self._file:
             self._file.mux(self._stream.encode(None))
-            self._file.close()
-            os.replace(self._part, self._target)
-        else:
-            self._file.close()
-            os.unlink(self._part)
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writable(self._path, self._av.FFmpegError)
 
 
 def write_mp4(path: Path, frames: Iterable[ArrayLike], fps: int = 30) -> None:
@@ -162,12 +157,8 @@ def write_sheet(path: Path, rows: Sequence[Row], captions: Sequence[str]) -> Non
         for i, image in enumerate(row.images):
             place = (margin + i * (wide + gap), y + line)
             sheet.paste(pil.fromarray(enlarge(image, factor)), place)
-    try:
-        sheet.save(os.fspath(path), format="PNG", optimize=True)
-    except OSError as error:
-        raise ArgumentError(
-            f"{os.fspath(path)}: expected a file that can be written, got: {error.strerror}"
-        ) from None
+    with whole_file(path) as part, writable(path):
+        sheet.save(part, format="PNG", optimize=True)
 
 
 def _extra(module: str) -> Any:

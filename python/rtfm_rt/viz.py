@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 from typing import Any
 
 import numpy as np
 
-from rtfm_rt._core import ArgumentError, Error, Frame
-from rtfm_rt.files import replaceable
+from rtfm_rt._core import Error, Frame
+from rtfm_rt.files import Path, whole_file, writable
 from rtfm_rt.session import Session
 
 _AMBER = (255, 193, 94)
@@ -25,25 +25,11 @@ class Recording:
     `support` and `latency_ms` are scalars.
     """
 
-    def __init__(self, path: str | os.PathLike[str], session: Session) -> None:
+    def __init__(self, path: Path, session: Session) -> None:
         self._rr = _extra()
-        self._name, self._session = os.fspath(path), session
-        self._target = replaceable(path)
-        self._part = f"{self._target}.part"
+        self._path, self._session = path, session
         self._known: set[int] = set()
         self._step = 0
-        try:
-            open(self._part, "wb").close()
-            self._stream = self._rr.RecordingStream("rtfm_rt")
-            self._stream.save(self._part)
-        except (OSError, RuntimeError) as error:
-            raise ArgumentError(
-                f"{self._name}: expected a file that can be written, got: {error}"
-            ) from None
-        axes = self._rr.ViewCoordinates.RIGHT_HAND_Y_DOWN
-        self._stream.log("world", axes, static=True)
-        self._stream.set_time("frame", sequence=self._step)
-        self._remember()
 
     def write(self, frame: Frame) -> None:
         """Logs the frame that the session has just made."""
@@ -94,15 +80,25 @@ class Recording:
         self._stream.log(f"{path}/image", rr.Image(image))
 
     def __enter__(self) -> Recording:
+        with contextlib.ExitStack() as entered:
+            part = entered.enter_context(whole_file(self._path))
+            self._stream = self._rr.RecordingStream("rtfm_rt")
+            entered.callback(self._end)
+            with writable(self._path, RuntimeError):
+                self._stream.save(part)
+            axes = self._rr.ViewCoordinates.RIGHT_HAND_Y_DOWN
+            self._stream.log("world", axes, static=True)
+            self._stream.set_time("frame", sequence=self._step)
+            self._remember()
+            self._entered = entered.pop_all()
         return self
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self._entered.__exit__(*error)
+
+    def _end(self) -> None:
         self._stream.flush()
         self._stream.disconnect()
-        if kind is None:
-            os.replace(self._part, self._target)
-        else:
-            os.unlink(self._part)
 
 
 def _extra() -> Any:

@@ -14,9 +14,9 @@ import numpy as np
 
 from rtfm_rt import acting, options, paths
 from rtfm_rt._core import Error, Frame
-from rtfm_rt.files import replaceable
+from rtfm_rt.files import check_outputs
 from rtfm_rt.pose import Pose
-from rtfm_rt.session import Session, bundled_file
+from rtfm_rt.session import Session, bundled_file, model_path
 from rtfm_rt.terminal import progress, show
 
 PATHS: dict[str, Callable[[int], list[Pose]]] = {
@@ -54,7 +54,9 @@ class _Walked(NamedTuple):
 def run(args: argparse.Namespace) -> None:
     from rtfm_rt import media
 
-    _check_outputs([file for file in (args.out, args.sheet, args.rerun) if file])
+    trajectory = None if args.path in PATHS else args.path
+    read = (model_path(args.model), args.image, trajectory, args.actions)
+    check_outputs(filter(None, (args.out, args.sheet, args.rerun)), filter(None, read))
     session = options.session(args)
     if session.actions:
         if args.path:
@@ -122,15 +124,6 @@ def run(args: argparse.Namespace) -> None:
             ],
         },
     )
-
-
-def _check_outputs(names: list[str]) -> None:
-    for i, name in enumerate(names):
-        folder = os.path.dirname(name)
-        if not os.path.isdir(folder or "."):
-            raise Error(f"{name}: expected a folder that exists, got {folder!r}")
-        if replaceable(name) in map(replaceable, names[:i]):
-            raise Error(f"{name}: expected a file for each of out, sheet and rerun, got one twice")
 
 
 def _poses(args: argparse.Namespace) -> list[Pose]:

@@ -13,6 +13,7 @@ import torch
 
 from rtfm_rt.bench import machine
 from rtfm_rt.convert import BLOCK_NAMES, NAMES, convert
+from rtfm_rt.files import whole_file
 from tools.rooms.evaluate import evaluate, load, table
 from tools.rooms.network import Frames
 
@@ -68,7 +69,8 @@ def save_weights(model: Frames, path: Path, samplers: dict[str, Any]) -> None:
         "samplers": json.dumps(samplers),
     }
     text = {key: str(value) for key, value in metadata.items()}
-    safetensors.torch.save_file(tensors, path, {**text, "trainer": "tools/rooms/train.py"})
+    with whole_file(path) as part:
+        safetensors.torch.save_file(tensors, part, {**text, "trainer": "tools/rooms/train.py"})
 
 
 def _facts(model: Frames, state: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rtfm_rt._core import ModelError, read_info
-from rtfm_rt.files import replaceable
+from rtfm_rt.files import whole_file, writable
 
 CHUNK = 1 << 24
 UNPICKLE = (
@@ -120,19 +120,13 @@ def write_model(
     `out` is replaced only when all is written, the runtime's reader accepts it and `check(path)`
     does not raise. The same input gives the same bytes.
     """
-    target = Path(replaceable(out))
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    try:
-        safetensors.torch.save_file(stored, scratch, {"rtfm": text})
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        info = read_info(str(scratch))  # the runtime's own reader has the last word
-        check(scratch)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole_file(out) as part:
+        with writable(out, safetensors.SafetensorError):
+            safetensors.torch.save_file(stored, part, {"rtfm": text})
+        info = read_info(part)  # the runtime's own reader has the last word
+        check(Path(part))
     return info
 
 
