@@ -79,6 +79,8 @@ def test_from_files_to_frames(recipe, dtype, small, tmp_path, capsys):
     assert info["manifest"]["family"] == RECIPES[recipe].family
     assert info["manifest"]["licence"] == licence
     assert info["manifest"]["source"]["file"] == " + ".join(Path(file).name for file in files)
+    Path(tmp_path / "plain").touch()
+    assert out.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
     assert cli.main(["info", str(out), "--check", "--device", "cpu"]) == 0
     assert re.search(r"off by 0\.[01] of 255", capsys.readouterr().out)
@@ -167,3 +169,31 @@ def test_the_command_refuses(arguments, tmp_path, monkeypatch, capsys):
     assert cli.main(["convert", *arguments]) == 2
     said = capsys.readouterr()
     assert not said.out and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--licence", "--steps", "--fov", "--aspect"])
+def test_the_command_takes_no_option_that_it_ignores(option, tmp_path, capsys):
+    out = tmp_path / "made.safetensors"
+    assert cli.main(["convert", "a", str(out), "--family", "oasis", option, "2"]) == 2
+    assert f"expected {option} with --family frame_dit only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [(["--aspect", "2"], "--aspect with --fov"), (["--fov", "300"], "0 < degrees < 180")],
+)
+def test_the_command_checks_the_camera(options, text, tmp_path, capsys):
+    native = ["a", str(tmp_path / "out"), "--name", "n", "--licence", "MIT"]
+    assert cli.main(["convert", *native, *options]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_not_written_over(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (file,) = save(tmp_path, "efficient-lvsm")
+    before = file.read_bytes()
+    Path("link").symlink_to(file)
+    for options in ([], ["--name", "n", "--licence", "MIT"]):
+        assert cli.main(["convert", file.name, "link", *options]) == 2
+        assert "link: expected a file to write, got one that is read" in capsys.readouterr().err
+    assert file.read_bytes() == before

@@ -111,9 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=options.positive, metavar="N", help="default denoising steps"
     )
     convert.add_argument("--fov", type=float, metavar="DEGREES", help="horizontal field of view")
-    convert.add_argument(
-        "--aspect", type=float, default=1.0, metavar="A", help="width / height, with --fov (1)"
-    )
+    convert.add_argument("--aspect", type=float, metavar="A", help="width / height, with --fov (1)")
     convert.set_defaults(run=_convert)
     return parser
 
@@ -228,6 +226,7 @@ def _convert(args: argparse.Namespace) -> None:
         raise Error(f"convert: expected checkpoints and an OUT, got {len(args.files)} file(s)")
     *checkpoints, out = args.files
     if args.family != "frame_dit" and not (args.family is None and args.licence):
+        _refuse_native_options(args)
         info = convert_published(
             checkpoints,
             out,
@@ -241,10 +240,24 @@ def _convert(args: argparse.Namespace) -> None:
         raise Error("convert: expected one checkpoint, --name and --licence for frame_dit")
     values: dict[str, Any] = {"dtype": args.dtype, "steps": args.steps}
     if args.fov is not None:
-        values["fx"], values["fy"] = Intrinsics.from_fov(args.fov, args.aspect)
+        aspect = 1.0 if args.aspect is None else args.aspect
+        values["fx"], values["fy"] = Intrinsics.from_fov(args.fov, aspect)
+    elif args.aspect is not None:
+        raise Error("convert: expected --aspect with --fov, got it alone; give both, or none")
     given = {key: value for key, value in values.items() if value is not None}
     info = convert(checkpoints[0], out, name=args.name, licence=args.licence, **given)
     _show_info(out, info)
+
+
+def _refuse_native_options(args: argparse.Namespace) -> None:
+    """Published checkpoints come with a licence, steps and a camera of their own."""
+    names = ("licence", "steps", "fov", "aspect")
+    given = [f"--{name}" for name in names if getattr(args, name) is not None]
+    if given:
+        raise Error(
+            f"convert: expected {', '.join(given)} with --family frame_dit only, got "
+            f"{args.family or 'no family'}; leave out what is known of a published checkpoint"
+        )
 
 
 def _show_recipes(recipes: dict[str, Any]) -> None:

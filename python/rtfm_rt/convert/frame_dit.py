@@ -22,6 +22,7 @@ from rtfm_rt.convert.common import (
     stored_dtype,
     write_model,
 )
+from rtfm_rt.files import check_outputs
 from rtfm_rt.reference.frame_dit import Config, FrameDiT, View, load
 
 # Trainer's name -> ours; {} is the block's number.
@@ -135,9 +136,11 @@ def convert(
     matrices are stored, "bfloat16" or "float32". steps: the default number of sampler steps, one of
     `tables`. fx, fy: focal lengths in units of image width and height. world_scale: model units per
     metre. retrieval: entries that replace the defaults. The same input gives the same bytes; `out`
-    is replaced only when all of it is written and checked. Raises ModelError.
+    is replaced only when all of it is written and checked. Raises ModelError, and ArgumentError for
+    an `out` that is the checkpoint or no file.
     """
     matrices = stored_dtype(dtype)
+    check_outputs([out], [checkpoint])
     source = Path(checkpoint)
     metadata, tensors = _open(source)
     config = _config(source, metadata, tensors, world_scale)

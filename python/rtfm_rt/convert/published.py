@@ -21,6 +21,7 @@ from rtfm_rt.convert.common import (
     stored_dtype,
     write_model,
 )
+from rtfm_rt.files import check_outputs
 from rtfm_rt.golden import colours
 
 RECIPES = {
@@ -56,9 +57,11 @@ def convert_published(
     called, the recipe's own name by default. The licence of the weights is written to the file, and
     what a first frame looks like (`rtfm_rt.golden`), made here in float32.
     dtype: of large matrices, "bfloat16" or "float32". `out` is replaced only when all of it is
-    written and read back. Raises ModelError.
+    written and read back. Raises ModelError, and ArgumentError for an `out` that is one of the
+    checkpoints or no file.
     """
     matrices = stored_dtype(dtype)
+    check_outputs([out], checkpoints)
     opened = [open_checkpoint(path) for path in checkpoints]
     if recipe is not None and recipe not in RECIPES:
         raise ModelError(f"family: expected one of {', '.join(RECIPES)}, got {recipe!r}")
