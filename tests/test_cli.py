@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import action_models
+from rtfm_rt import cli, options
 
 FEW = ("--frames", "6", "--steps", "1")
 
@@ -163,10 +164,16 @@ def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("walk*"))
 
 
-def test_interrupt_is_quiet_and_leaves_no_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGINT, "rtfm-rt: interrupted\n"), (signal.SIGTERM, ""), (signal.SIGHUP, "")],
+)
+def test_a_signal_is_quiet_and_leaves_no_video(
+    tmp_path: Path, number: signal.Signals, said: str
+) -> None:
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # one ignored is inherited
     process = subprocess.Popen(
-        [sys.executable, "-m", "rtfm_rt", "walk", "--frames", "100000"],
+        [sys.executable, "-m", "rtfm_rt", "walk", "--frames", "20000"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -177,12 +184,41 @@ def test_interrupt_is_quiet_and_leaves_no_video(tmp_path: Path) -> None:
         until = time.monotonic() + 60
         while not list(tmp_path.glob("walk.mp4.*.part")) and time.monotonic() < until:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, error = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert (process.returncode, out, error) == (-signal.SIGINT, "", "rtfm-rt: interrupted\n")
+    assert (process.returncode, out, error) == (-number, "", said)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", [(), ("info", "rooms"), ("walk", *FEW)])
+def test_closed_streams_are_as_good_as_any(
+    tmp_path: Path, arguments: tuple[str, ...], closed: str
+) -> None:
+    command = ["sh", "-c", f'exec "$0" -m rtfm_rt "$@" {closed}', sys.executable, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "walk" not in arguments or frames_of(tmp_path / "walk.mp4") == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "the system gives no more; take a smaller"),
+        (MemoryError("Unable to allocate 3 GiB"), "Unable to allocate 3 GiB; take a smaller"),
+        (RuntimeError("DefaultCPUAllocator:\ncan't allocate memory"), "DefaultCPUAllocator: can't"),
+    ],
+)
+def test_out_of_memory_is_one_line(monkeypatch, capsys, error: Exception, text: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(options, "Session", full)
+    assert cli.main(["bench", "--frames", "1"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"rtfm-rt: out of memory: {text}") and said.count("\n") == 1
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -16,13 +16,15 @@ import rtfm_rt
 from rtfm_rt import Error, Intrinsics, options, walking
 from rtfm_rt.files import check_outputs, whole_file, writable
 from rtfm_rt.session import model_path
-from rtfm_rt.terminal import printable, progress, show
+from rtfm_rt.terminal import open_streams, printable, progress, show
 
 _INTERRUPTED = 128 + signal.SIGINT
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status: 2 for what was refused."""
+    """Runs the command line and returns its exit status: 2 for what was refused, 1 when there is
+    not enough memory."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -40,15 +42,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Error, OSError) as error:
         print(f"rtfm-rt: {printable(str(error))}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # PyTorch's
+            raise
+        print(
+            f"rtfm-rt: out of memory: {printable(str(error)) or 'the system gives no more'}; take "
+            "a smaller model or --context, or end other programs",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def run() -> NoReturn:
-    """The command: `main`, and when interrupted the end of an interrupted process."""
-    status = main()
-    if status == _INTERRUPTED:  # a shell's loop around the command ends with it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+    """The command: `main`, and when a signal ended it the end of a process that such a signal ends.
+
+    What it was writing is cleaned up first.
+    """
+    open_streams()
+    for number in _ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # else it is ignored, as after nohup
+            signal.signal(number, _end)
+    status: object = 0
+    try:
+        status = main()
+    except SystemExit as exit_:  # of a signal, or of argparse
+        status = exit_.code
+    for number in (signal.SIGINT, *_ENDING):
+        if status == 128 + number:  # a shell's loop around the command ends with it
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
     sys.exit(status)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # the second one does not wait
+    raise SystemExit(128 + number)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,6 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 
+def open_streams() -> None:
+    """Opens /dev/null for each standard stream that is closed, before a file of ours gets its
+    number and with it what libraries print there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
 def show(title: str, rows: dict[str, list[str]]) -> None:
     """A title and labelled lines; bold and dim on a terminal, plain text elsewhere."""
     styled = sys.stdout.isatty() and "NO_COLOR" not in os.environ
