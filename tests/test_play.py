@@ -188,9 +188,11 @@ def test_one_slow_page_holds_up_nobody(door: Any) -> None:
     "text",
     ["", "[", "[]", "{}", '{"fly": 1}', '{"ack": true}', '{"ack": 1, "home": true}']
     + [f'{{"stick": {v}}}' for v in ("1", "[1, 2, 3]", "[0, 0, 0, NaN]", '[0, 0, 0, "1"]', "[]")]
-    + ['{"stick": [0, 0, 0, 1e999]}', '{"remember": 1}', '{"picture": 7}', "[" * 3000],
+    + ['{"stick": [0, 0, 0, 1e999]}', '{"remember": 1}', '{"picture": 7}', "[" * 3000]
+    + [f'{{"{order}": false}}' for order in ("home", "save", "branch")]
+    + [b'{"home": true}'],
 )
-def test_nonsense_is_shown_the_door(page: Page, text: str) -> None:
+def test_nonsense_is_shown_the_door(page: Page, text: str | bytes) -> None:
     page.unread()
     page.socket.send(text)
     assert "expected" in json.loads(page.socket.recv(10))["error"]

@@ -89,7 +89,7 @@ class Visitor:
         walk = self._walk
         second, count = 0, 0
         while True:
-            key, value = wire.parse(await self._socket.receive_text())
+            key, value = wire.parse(await self._hear())
             second, count = _counted(second, count)
             if count > _MESSAGES:
                 raise ArgumentError(f"expected at most {_MESSAGES} messages a second")
@@ -113,6 +113,12 @@ class Visitor:
             else:
                 await self._rearrange(key, value)
             self._wake.set()
+
+    async def _hear(self) -> str:
+        try:
+            return await self._socket.receive_text()
+        except KeyError:  # so Starlette says that it is binary
+            raise ArgumentError("message: expected text, got a binary message") from None
 
     async def _rearrange(self, key: str, value: Any) -> None:
         walk = self._walk

@@ -61,9 +61,10 @@ CREDIT = 2
 BUTTONS = 32  # at most
 COMMITTED, LATE, REMEMBERING, MOVING, MAPPED = 1, 2, 4, 8, 16
 
+_ORDERS = ("home", "save", "branch")
 _KINDS = {
     **dict.fromkeys(("picture", "load", "switch", "drop"), str),
-    **dict.fromkeys(("remember", "home", "save", "branch"), bool),
+    **dict.fromkeys(("remember", *_ORDERS), bool),
     "ack": int,
 }
 _HEADER = struct.Struct("<4B2H3I2f4f")
@@ -115,7 +116,7 @@ def parse(text: str) -> tuple[str, Any]:
         if isinstance(value, list) and len(value) <= BUTTONS and all(map(_is_button, value)):
             return key, frozenset(value)
         raise ArgumentError(f"held: expected at most {BUTTONS} numbers of buttons")
-    if type(value) is not _KINDS.get(key):
+    if type(value) is not _KINDS.get(key) or (key in _ORDERS and not value):
         raise ArgumentError(f"message: expected stick, held, {', '.join(_KINDS)} with their values")
     return key, value
 
