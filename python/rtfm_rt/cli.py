@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import rtfm_rt
 from rtfm_rt import Error, Intrinsics, options, walking
+from rtfm_rt.extras import missing
 from rtfm_rt.files import check_outputs, whole_file, writable
 from rtfm_rt.session import model_path
 from rtfm_rt.terminal import open_streams, printable, progress, show
@@ -151,10 +152,8 @@ def _play(args: argparse.Namespace) -> None:
     try:
         from rtfm_rt.play import pictures, server, worlds
     except ImportError as error:
-        raise Error(
-            f"play: expected Starlette, uvicorn, websockets and Pillow, got: {error}; "
-            "pip install 'rtfm_rt[play]'"
-        ) from None
+        what = "play: expected Starlette, uvicorn, websockets and Pillow"
+        raise missing(what, "play", error) from None
     with server.bind(args.host, args.port) as listener:
         session = options.session(args)  # refuses what does not fit before anybody is invited
         choices = pictures.collect(args.image, *session.image_size)
@@ -243,10 +242,7 @@ def _convert(args: argparse.Namespace) -> None:
     try:
         from rtfm_rt.convert import RECIPES, convert, convert_published
     except ImportError as error:
-        raise Error(
-            f"convert: expected PyTorch and safetensors, got: {error}; "
-            "pip install 'rtfm_rt[convert]'"
-        ) from None
+        raise missing("convert: expected PyTorch and safetensors", "convert", error) from None
     if args.list:
         _show_recipes(RECIPES)
         return

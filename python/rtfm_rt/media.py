@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtfm_rt._core import ArgumentError, Error
+from rtfm_rt._core import ArgumentError
+from rtfm_rt.extras import missing
 from rtfm_rt.files import Path, whole_file, writable
 
 Image = NDArray[np.uint8]
@@ -164,9 +165,6 @@ def write_sheet(path: Path, rows: Sequence[Row], captions: Sequence[str]) -> Non
 def _extra(module: str) -> Any:
     try:
         return importlib.import_module(module)
-    except ImportError:
+    except ImportError as error:
         package = {"PIL": "Pillow", "av": "PyAV"}[module.partition(".")[0]]
-        raise Error(
-            f"{package}: expected to be installed for pictures and videos, got no module "
-            f"'{module}'; pip install 'rtfm_rt[demo]'"
-        ) from None
+        raise missing(f"{package}: expected for pictures and videos", "demo", error) from None

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rtfm_rt._core import Error, Frame
+from rtfm_rt._core import Frame
+from rtfm_rt.extras import missing
 from rtfm_rt.files import Path, whole_file, writable
 from rtfm_rt.session import Session
 
@@ -105,7 +106,4 @@ def _extra() -> Any:
     try:
         return importlib.import_module("rerun")
     except ImportError as error:
-        raise Error(
-            f"rerun-sdk: expected to be installed for recordings, got: {error}; "
-            "pip install 'rtfm_rt[viz]'"
-        ) from None
+        raise missing("rerun-sdk: expected for recordings", "viz", error) from None
