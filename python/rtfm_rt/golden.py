@@ -45,7 +45,10 @@ def check(model: str | os.PathLike[str], manifest: dict[str, Any], **options: An
     Raises ModelError if it is more than LIMIT, or if the file says nothing.
     """
     if "golden" not in manifest:
-        raise ModelError(f"{os.fspath(model)}: expected a golden frame in the file, got none")
+        raise ModelError(
+            f"{os.fspath(model)}: expected a golden frame in the file, got none, so there is "
+            "nothing to check it against; rtfm-rt convert writes one for published checkpoints"
+        )
     made = np.array(colours(model, **options))
     off = float(np.abs(made - manifest["golden"]).max())
     if not off <= LIMIT:
