@@ -8,6 +8,8 @@ from typing import Any
 
 from rtfm_rt.session import Session
 
+MOST = 1_000_000  # of anything that is counted
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="rooms", help="bundled name or model file (rooms)")
@@ -46,10 +48,12 @@ def headline(session: Session) -> str:
 
 
 def positive(text: str) -> int:
+    """A count. What is made for each of them, such as a pose, must fit into memory."""
     try:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    if not 1 <= value <= MOST:
+        shown = text if len(text) <= 24 else f"{text[:24]}..."
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST}, got {shown!r}")
     return value
