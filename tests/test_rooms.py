@@ -176,6 +176,15 @@ def test_training_learns_and_exports(tmp_path, capsys):
             torch.testing.assert_close(again.state_dict()[key], value, rtol=0.01, atol=1e-6)
 
 
+def test_a_run_without_a_step_leaves_no_model(tmp_path):
+    with pytest.raises(SystemExit, match=r"one step at least, got none in 1e-09 hours"):
+        train.run(arguments(tmp_path, "--hours", "1e-9", "--no-evaluate"))
+    assert not list(tmp_path.glob("*.safetensors")) and not (tmp_path / "README.md").exists()
+    for option in ("--hours", "--steps"):
+        with pytest.raises(SystemExit):
+            arguments(tmp_path, option, "0")
+
+
 @pytest.mark.parametrize("sharpens", [False, True])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, sharpens):
     def run(name: str) -> train.Trainer:

@@ -335,6 +335,11 @@ def run(args: argparse.Namespace, kind: type[Trainer] = Trainer) -> Trainer:
     trainer = make_trainer(args, kind)
     args.size = trainer.model.config.height
     Run(args, trainer).train()
+    if trainer.step == 0:
+        raise SystemExit(
+            f"expected a run of one step at least, got none in {args.hours:g} hours, which the "
+            "first evaluation took; give more --hours, or --no-evaluate"
+        )
     card.export(trainer.averaged(), trainer.state(), args)
     return trainer
 
@@ -365,6 +370,8 @@ def parse(
     args = parser.parse_args(arguments)
     if args.rooms < PART or args.rooms % PART:
         parser.error(f"--rooms: expected a multiple of {PART}, got {args.rooms}")
+    if args.hours <= 0 or (args.steps is not None and args.steps < 1):
+        parser.error("--hours, --steps: expected more than none")
     return args
 
 
