@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rtfm_rt import ArgumentError, cli
+from rtfm_rt.convert.common import write_model
 from rtfm_rt.files import check_outputs, whole_file, writable
 from rtfm_rt.media import Row, VideoWriter, write_sheet
 
@@ -107,6 +109,12 @@ def test_a_sheet_on_a_full_disk_is_the_old_one(tmp_path: Path) -> None:
     with full_disk(1000), pytest.raises(ArgumentError, match=r"sheet.png: .* got: File too large"):
         write_sheet(tmp_path / "sheet.png", [Row("row", [NOISE])], ["noise"])
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("sheet.png", "old")]
+
+
+def test_a_model_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    with full_disk(1000), pytest.raises(ArgumentError, match=r"model: .* can be written"):
+        write_model(tmp_path / "model", {}, {"w": torch.zeros(9000)}, lambda _: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_figures_on_a_full_disk_leave_nothing(tmp_path: Path, monkeypatch, capsys) -> None:

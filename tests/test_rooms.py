@@ -164,6 +164,8 @@ def test_training_learns_and_exports(tmp_path, capsys):
     losses = [entry["loss"] for entry in trainer.log if "loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
     assert len(capsys.readouterr().out.splitlines()) == len(trainer.log)
+    files = ("weights.safetensors", "rooms.safetensors", "README.md")
+    assert len({(tmp_path / name).stat().st_mode for name in files}) == 1
     session = rtfm_rt.Session(str(tmp_path / "rooms.safetensors"), device="cpu", threads=1)
     session.observe(np.zeros((16, 16, 3), np.uint8), np.eye(4))
     assert np.asarray(session.step(np.eye(4))).shape == (16, 16, 3)
