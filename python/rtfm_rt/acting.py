@@ -30,13 +30,15 @@ def run(args: argparse.Namespace, session: Session) -> None:
     session.observe(image)
     shown = sorted({round(i) for i in np.linspace(0, len(actions) - 1, 6)})
     kept, seconds, images = [], [], 0
+    recordings = []
+    if args.rerun:
+        from rtfm_rt.viz import Recording
+
+        recordings.append(Recording(args.rerun, session))
     writing = media.VideoWriter(args.out, height, width)
     with writing as video, contextlib.ExitStack() as files:
         writers: list[Callable[[Frame], None]] = [video.write]
-        if args.rerun:
-            from rtfm_rt.viz import Recording
-
-            writers.append(files.enter_context(Recording(args.rerun, session)).write)
+        writers += [files.enter_context(recording).write for recording in recordings]
         advance = files.enter_context(progress(len(actions), "by actions"))
         for i, action in enumerate(actions):
             began = time.perf_counter()

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from rtfm_rt.files import check_outputs
 from rtfm_rt.pose import Pose
 from rtfm_rt.session import Session, bundled_file, model_path
 from rtfm_rt.terminal import progress, show
+
+if TYPE_CHECKING:
+    from rtfm_rt import media
 
 PATHS: dict[str, Callable[[int], list[Pose]]] = {
     "there-and-back": paths.there_and_back,
@@ -54,6 +58,8 @@ class _Walked(NamedTuple):
 def run(args: argparse.Namespace) -> None:
     from rtfm_rt import media
 
+    with contextlib.suppress(ImportError):  # an interrupt may get lost in an import: none while ...
+        importlib.import_module("rich.progress")  # ... half a video lies there
     trajectory = None if args.path in PATHS else args.path
     read = (model_path(args.model), args.image, trajectory, args.actions)
     check_outputs(filter(None, (args.out, args.sheet, args.rerun)), filter(None, read))
@@ -70,35 +76,22 @@ def run(args: argparse.Namespace) -> None:
     image = media.load_image(args.image or bundled_file("rooms.png"), height, width)
     shown = sorted({round(i) for i in np.linspace(0, len(poses) - 1, 6)})
     session.observe(image, poses[0])
+    recordings = []
+    if args.rerun:
+        from rtfm_rt.viz import Recording
+
+        recordings.append(Recording(args.rerun, session))
     writing = media.VideoWriter(args.out, height, width)
     with writing as video, contextlib.ExitStack() as files:
         writers: list[Callable[[Frame], None]] = [video.write]
-        if args.rerun:
-            from rtfm_rt.viz import Recording
-
-            writers.append(files.enter_context(Recording(args.rerun, session)).write)
+        writers += [files.enter_context(recording).write for recording in recordings]
         walked = _take(session, poses, shown, "with memory", writers)
 
-    rows = [media.Row("with memory", [image, *walked.kept])]
-    persistence = []
     returned = len(poses) > 2 and poses[0] == poses[-1]
+    rows = [media.Row("with memory", [image, *walked.kept])]
+    persistence: list[str] = []
     if returned:
-        plain = _recent_only(session, args.seed)
-        plain.observe(image, poses[0])
-        forgetful = _take(plain, poses, shown, "recent frames only")
-        with_memory = media.psnr(image, walked.kept[-1])
-        without = media.psnr(image, forgetful.kept[-1])
-        rows = [
-            media.Row(f"with memory: back at {with_memory:.1f} dB", rows[0].images),
-            media.Row(f"recent frames only: back at {without:.1f} dB", [image, *forgetful.kept]),
-        ]
-        persistence = [
-            f"{with_memory:4.1f} dB  on return, with memory, against the picture",
-            f"{without:4.1f} dB  on return, with the {plain.context} latest frames only",
-            f"{media.psnr(image, walked.kept[0]):4.1f} dB  at the start, before any step away",
-            f"{media.psnr(walked.kept[0], walked.kept[-1]):4.1f} dB  on return, with memory, "
-            "against the frame at the start",
-        ]
+        rows, persistence = _compare(session, args.seed, image, poses, shown, walked)
     captions = ["picture", *(f"frame {i + 1}" for i in shown)]
     media.write_sheet(args.sheet, rows, captions)
 
@@ -135,6 +128,37 @@ def _poses(args: argparse.Namespace) -> list[Pose]:
             "is not there"
         )
     return paths.load_trajectory(args.path)[: args.frames]
+
+
+def _compare(
+    session: Session,
+    seed: int,
+    image: media.Image,
+    poses: Sequence[Pose],
+    shown: Sequence[int],
+    walked: _Walked,
+) -> tuple[list[media.Row], list[str]]:
+    """The rows of a sheet and lines of text on a walk that came back, beside the same walk of a
+    session that attends to its latest frames only."""
+    from rtfm_rt import media
+
+    plain = _recent_only(session, seed)
+    plain.observe(image, poses[0])
+    forgetful = _take(plain, poses, shown, "recent frames only")
+    with_memory = media.psnr(image, walked.kept[-1])
+    without = media.psnr(image, forgetful.kept[-1])
+    rows = [
+        media.Row(f"with memory: back at {with_memory:.1f} dB", [image, *walked.kept]),
+        media.Row(f"recent frames only: back at {without:.1f} dB", [image, *forgetful.kept]),
+    ]
+    lines = [
+        f"{with_memory:4.1f} dB  on return, with memory, against the picture",
+        f"{without:4.1f} dB  on return, with the {plain.context} latest frames only",
+        f"{media.psnr(image, walked.kept[0]):4.1f} dB  at the start, before any step away",
+        f"{media.psnr(walked.kept[0], walked.kept[-1]):4.1f} dB  on return, with memory, "
+        "against the frame at the start",
+    ]
+    return rows, lines
 
 
 def _recent_only(session: Session, seed: int) -> Session:
