@@ -11,28 +11,46 @@
 #endif
 
 namespace rtfm {
+namespace {
 
-// calloc: large memory comes zeroed from the system and stays untouched until it is used.
+#if defined(__linux__)
+// From the system, which zeroes it as it is used and has all of it back on release. A heap keeps
+// it, and to zero it for the next session touches what that may never use.
+std::shared_ptr<std::byte> mapped(size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  return {static_cast<std::byte*>(memory), [bytes](std::byte* at) { munmap(at, bytes); }};
+}
+#endif
+
+// The first aligned address of memory with room for that.
+std::shared_ptr<std::byte> aligned(const std::shared_ptr<std::byte>& owner, size_t alignment) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(owner.get());
+  return {owner, owner.get() + (alignment - at % alignment) % alignment};
+}
+
+}  // namespace
+
 std::shared_ptr<std::byte> Blocks::host(int64_t bytes) {
+#if defined(__linux__)
+  constexpr int64_t kMapped = int64_t{128} << 10;  // tables that a branch copies: 64 KiB
+  if (bytes >= kMapped) return mapped(size_t(bytes));
+#endif
   constexpr size_t kAlignment = 64;
-  size_t room = size_t(bytes) + kAlignment;
-  void* memory = std::calloc(room, 1);
+  void* memory = std::calloc(size_t(bytes) + kAlignment, 1);
   if (!memory) throw std::bad_alloc();
-  const std::shared_ptr<void> owner(memory, std::free);
-  return {owner, static_cast<std::byte*>(std::align(kAlignment, size_t(bytes), memory, room))};
+  return aligned({static_cast<std::byte*>(memory), std::free}, kAlignment);
 }
 
 std::shared_ptr<std::byte> Blocks::touched(int64_t bytes) {
   constexpr int64_t kLargePage = int64_t{2} << 20;
   if (bytes < 2 * kLargePage) return host(bytes);
-  void* memory =
-      std::aligned_alloc(kLargePage, size_t(bytes + kLargePage - 1) / kLargePage * kLargePage);
-  if (!memory) throw std::bad_alloc();
+  std::shared_ptr<std::byte> memory = aligned(host(bytes + kLargePage), kLargePage);
 #if defined(__linux__)
-  madvise(memory, size_t(bytes), MADV_HUGEPAGE);  // a hint
+  madvise(memory.get(), size_t(bytes), MADV_HUGEPAGE);  // a hint
 #endif
-  std::memset(memory, 0, size_t(bytes));
-  return {static_cast<std::byte*>(memory), std::free};
+  std::memset(memory.get(), 0, size_t(bytes));
+  return memory;
 }
 
 Blocks::Blocks(int64_t count, int64_t bytes, Allocate allocate)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -15,6 +18,23 @@ PAGE = 8 * 2 * 4 * 64 * 4  # layers, K and V, tokens, width, bytes
 IMAGE = 16 * 16 * 3
 SMALL = 12 * PAGE  # room for 71 frames and 8 pages
 FRAMES = 60  # one every 6 degrees
+
+GIVEN_BACK = """
+import resource, rtfm_rt
+
+model = rtfm_rt.Model()
+
+def resident():
+    with open("/proc/self/statm") as numbers:
+        return int(numbers.read().split()[1]) * resource.getpagesize() >> 20
+
+before = resident()
+for _ in range(4):
+    sessions = [rtfm_rt.Session(model, threads=1, memory_budget=100 << 20) for _ in range(20)]
+    most = resident()
+    del sessions
+    print(most - before, resident() - before)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +158,12 @@ def test_a_full_memory_forgets_and_goes_on(deep, pictures):
         assert np.array_equal(memory.image(i), pictures[i % FRAMES])
     contexts = [session.step(turn(33)).context for _ in range(session.context)]
     assert len(contexts[-1]) == session.context
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_a_session_gives_its_memory_back() -> None:
+    """And the next one touches as little as the first."""
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    most, left = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)
+    assert max(most) < most[0] + 20 and max(left) < 60, done.stdout  # a heap keeps small blocks
