@@ -6,8 +6,10 @@
 //   session.observe(image, pose);                     // a real frame enters the world
 //   const rtfm_rt::Frame frame = session.step(pose);  // the frame seen from `pose`
 //
-// What is refused throws one of the errors below and leaves the session as it was. The library
-// prints nothing, never aborts, and reads no environment variables.
+// What is refused throws one of the errors below and leaves the session as it was. A session whose
+// memory or device gives out in the middle of a change (std::bad_alloc, DeviceError) is lost, and
+// throws a WorldError that says so at every later call; its branches go on. The library prints
+// nothing, never aborts, and reads no environment variables.
 #pragma once
 
 #include <array>

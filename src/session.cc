@@ -90,6 +90,9 @@ Session::Busy::Busy(Session& session) : session_(session) {
   int64_t holder = 0;
   const bool free =
       session.busy_.compare_exchange_strong(holder, process, std::memory_order_acquire);
+  check<WorldError>(holder != kLost,
+                    "session: expected a whole one, got one whose memory or device gave out in the "
+                    "middle of a change; go on from a branch or a saved world");
   check<WorldError>(free || holder == process,
                     "session: expected one at rest when its process was forked, got one in the "
                     "middle of a call, which nobody ends here; fork between calls");
@@ -122,7 +125,9 @@ Session::Session(const Session& parent)
       last_pose_(parent.last_pose_),
       origin_(parent.origin_),
       step_cost_(parent.step_cost_),
-      fixed_cost_(parent.fixed_cost_) {}
+      fixed_cost_(parent.fixed_cost_) {
+  latencies_.reserve(kWindow);
+}
 
 Session::~Session() {
   if (engine_) engines_->give(std::move(engine_));
@@ -160,6 +165,12 @@ void Session::check_target(const Target& target, const char* call) const {
         ", got ", target.actions[i]);
 }
 
+void Session::check_begun() const {
+  check<WorldError>(memory_.frames().size() > 0,
+                    "step: expected a world with at least one frame, got an empty one; call "
+                    "observe first");
+}
+
 Session::Target Session::target(std::span<const float> actions) const {
   constexpr Pose kStart{{1, 0, 0, 0, 1, 0, 0, 0, 1}, {}};
   const std::vector<Action>& known = model_->manifest().actions;
@@ -193,24 +204,33 @@ int64_t Session::observe_target(const uint8_t* image, const Target& target) {
   Frame frame{.pixels = borrow_pixels(), .images = m.images};
   for (int64_t i = 0; i < m.images; ++i)
     std::copy_n(image, m.image_bytes(), frame.pixels->fill() + i * m.image_bytes());
-  commit(target, m.by_actions() ? window(target.view, false) : Context{}, frame);
-  if (m.by_actions()) last_pose_ = target.view.pose;
-  return next_id_++;
+  engine();
+  return change([&] {
+    commit(target, m.by_actions() ? window(target.view, false) : Context{}, frame);
+    if (m.by_actions()) last_pose_ = target.view.pose;
+    return next_id_++;
+  });
 }
 
 Frame Session::step_to(Target target, std::optional<double> deadline, uint8_t* out) {
   const Clock::time_point start = Clock::now();
   check_target(target, "step");
   check_deadline(deadline);
+  check_begun();
   if (!deadline) deadline = options_.deadline;
+  engine();  // what a branch may lack comes before the world changes
+  std::shared_ptr<Pixels> pixels = borrow_pixels();
 
-  const Context context = target.latest ? recall_latest(target) : recall(target.view, false);
-  Frame frame = generate(target, context, affordable_steps(deadline));
-  frame.committed = context.remembered < *options_.commit_below;
-  if (frame.committed) commit(target, context, frame);
-  if (context.complete && !frame.committed) prefetch(target.view);
-  last_pose_ = target.view.pose;
+  const Context context =
+      change([&] { return target.latest ? recall_latest(target) : recall(target.view, false); });
+  Frame frame = generate(target, context, affordable_steps(deadline), std::move(pixels));
   if (out) std::copy_n(frame.image(), model_->manifest().image_bytes(), out);
+  frame.committed = context.remembered < *options_.commit_below;
+  change([&] {
+    if (frame.committed) commit(target, context, frame);
+    if (context.complete && !frame.committed) prefetch(target.view);
+  });
+  last_pose_ = target.view.pose;
   ++next_id_;
 
   frame.latency = seconds_since(start);
@@ -222,7 +242,8 @@ Frame Session::step_to(Target target, std::optional<double> deadline, uint8_t* o
 Frame Session::imagine_target(const Target& target) {
   const Clock::time_point start = Clock::now();
   check_target(target, "imagine");
-  Frame frame = generate(target, recall(target.view, true), steps());
+  check_begun();
+  Frame frame = generate(target, recall(target.view, true), steps(), borrow_pixels());
   frame.latency = seconds_since(start);
   return frame;
 }
@@ -233,10 +254,12 @@ void Session::update_poses(const std::vector<int64_t>& ids, const std::vector<Po
                        ids.size(), ", got ", poses.size());
   FrameCache& frames = memory_.frames();
   for (const int64_t id : ids) frames.slot_of(id);  // refuses before the first one moves
-  for (size_t i = 0; i < ids.size(); ++i) {
-    frames.update_view(ids[i], {poses[i], frames.view_of(ids[i]).intrinsics});
-    if (model_->manifest().posed_pages) memory_.drop_page(frames.slot_of(ids[i]));
-  }
+  change([&] {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      frames.update_view(ids[i], {poses[i], frames.view_of(ids[i]).intrinsics});
+      if (model_->manifest().posed_pages) memory_.drop_page(frames.slot_of(ids[i]));
+    }
+  });
 }
 
 std::shared_ptr<Pixels> Session::make_pixels() const {

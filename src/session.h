@@ -56,7 +56,9 @@ struct Stats {
 
 // All state of one walk through one world. One thread at a time: a second one gets a WorldError.
 // Everything is allocated at construction; step() allocates nothing while finished frames are
-// dropped or written to `out`. A call that throws leaves the session as it was.
+// dropped or written to `out`, unless it shares its world with a branch and takes what it changes
+// for its own. A call that throws leaves the session as it was. Only where memory or the device
+// gives out while the world changes, all later calls throw a WorldError; branches go on.
 class Session {
  public:
   // Throws ArgumentError for options out of range, DeviceError as make_backend does.
@@ -136,16 +138,17 @@ class Session {
   struct Context;
   Session(const Session& parent);
 
-  class Busy {  // holds the session for one thread; throws WorldError if another has it
+  class Busy {  // holds the session for one thread; throws WorldError if another has it, if lost
    public:
     explicit Busy(Session& session);
-    ~Busy() { session_.busy_.store(0, std::memory_order_release); }
+    ~Busy() { session_.busy_.store(session_.lost_ ? kLost : 0, std::memory_order_release); }
     Busy(const Busy&) = delete;
     Busy& operator=(const Busy&) = delete;
 
    private:
     Session& session_;
   };
+  static constexpr int64_t kLost = -1;
   static constexpr int kWindow = 1024;
   static constexpr size_t kPooledFrames = 8;
 
@@ -169,15 +172,27 @@ class Session {
     bool complete = true;   // every page was at hand
   };
   Engine& engine();
+  // f(), which changes the world: what it throws leaves a part of the change behind.
+  template <class F>
+  auto change(const F& f) {
+    try {
+      return f();
+    } catch (...) {
+      lost_ = true;
+      throw;
+    }
+  }
   // Of calls that hold the session:
   int64_t observe_target(const uint8_t* image, const Target& target);
   Frame step_to(Target target, std::optional<double> deadline, uint8_t* out);
   Frame imagine_target(const Target& target);
   Target target(std::span<const float> actions) const;
   void check_target(const Target& target, const char* call) const;
+  void check_begun() const;
   Shot shot(const Target& target, const Context& context) const;
   Camera camera(const View& view) const;
-  Frame generate(const Target& target, const Context& context, int steps);
+  Frame generate(const Target& target, const Context& context, int steps,
+                 std::shared_ptr<Pixels> pixels);
   void commit(const Target& target, const Context& context, const Frame& frame);
 
   Context recall(const View& view, bool dreaming);
@@ -212,7 +227,8 @@ class Session {
   std::optional<Pose> origin_;     // of the first frame, for models with posed pages
 
   std::vector<std::shared_ptr<Pixels>> pool_;  // reused when nobody else holds them
-  std::atomic<int64_t> busy_{0};  // the process of whoever holds the session, 0: nobody
+  std::atomic<int64_t> busy_{0};  // the process of whoever holds the session, 0: nobody, or kLost
+  bool lost_ = false;             // of whoever holds it
   double denoising_ = 0;          // seconds from the last plan to its frame
   RecentCosts step_cost_, fixed_cost_;
   mutable std::mutex stats_mutex_;  // of the two below

@@ -10,9 +10,6 @@
 namespace rtfm {
 
 Session::Context Session::recall(const View& view, bool dreaming) {
-  check<WorldError>(memory_.frames().size() > 0,
-                    "step: expected a world with at least one frame, got an empty one; call "
-                    "observe first");
   if (model_->manifest().by_actions()) return window(view, dreaming);
   FrameCache& frames = memory_.frames();
   const Plan plan = dreaming ? frames.peek(view) : frames.plan(view);
@@ -42,7 +39,7 @@ Session::Context Session::recall_latest(Target& target) {
 Session::Context Session::window(const View& view, bool dreaming) {
   const Sequence& sequence = model_->manifest().sequence;
   Context context = seen(view, dreaming);
-  if (sequence.renew && next_id_ > sequence.recent) renew(context);
+  if (sequence.renew && next_id_ > sequence.recent) change([&] { renew(context); });
   return context;
 }
 
@@ -162,9 +159,10 @@ Camera Session::camera(const View& view) const {
 }
 
 // Touches nothing that a later frame depends on.
-Frame Session::generate(const Target& target, const Context& context, int steps) {
+Frame Session::generate(const Target& target, const Context& context, int steps,
+                        std::shared_ptr<Pixels> pixels) {
   const Manifest& m = model_->manifest();
-  Frame frame{.pixels = borrow_pixels(),
+  Frame frame{.pixels = std::move(pixels),
               .images = m.images,
               .height = m.image_height,
               .width = m.image_width,

@@ -29,7 +29,7 @@ World Session::world() {
   const Busy busy(*this);
   const Manifest& m = model_->manifest();
   FrameCache& frames = memory_.frames();
-  frames.settle();  // so that this session goes on as one that loads the world
+  change([&] { frames.settle(); });  // so that this session goes on as one that loads the world
   World world{.next_id = next_id_,
               .last_pose = last_pose_,
               .origin = origin_,
@@ -44,7 +44,7 @@ World Session::world() {
   for (int32_t slot : memory_.pages_by_use()) {
     const int64_t id = frames.id(slot);
     if (m.by_actions() && std::find(wanted.begin(), wanted.end(), id) == wanted.end())
-      memory_.drop_page(slot);
+      change([&] { memory_.drop_page(slot); });
     else
       world.with_page.push_back(id);
   }
@@ -105,15 +105,17 @@ void Session::restore(const World& world, const uint8_t* images) {
                     memory_.budget_for(count));
   check<WorldError>(world.origin || !model_->manifest().posed_pages || count == 0,
                     "restore: expected the pose of the first frame, got none");
-  origin_ = world.origin;
-  for (int64_t i = 0; i < count; ++i)
-    memory_.insert(world.ids[size_t(i)], world.views[size_t(i)],
-                   images + i * model_->manifest().image_bytes());
-  for (int64_t id : world.by_use) frames.use(id);
-  next_id_ = world.next_id;
-  last_pose_ = world.last_pose;
-  if (model_->manifest().by_actions()) return restore_pages(world);
-  for (int64_t id : world.with_page) make_page(frames.slot_of(id), {});
+  change([&] {
+    origin_ = world.origin;
+    for (int64_t i = 0; i < count; ++i)
+      memory_.insert(world.ids[size_t(i)], world.views[size_t(i)],
+                     images + i * model_->manifest().image_bytes());
+    for (int64_t id : world.by_use) frames.use(id);
+    next_id_ = world.next_id;
+    last_pose_ = world.last_pose;
+    if (model_->manifest().by_actions()) return restore_pages(world);
+    for (int64_t id : world.with_page) make_page(frames.slot_of(id), {});
+  });
 }
 
 void Session::restore_pages(const World& world) {

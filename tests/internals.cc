@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -21,27 +22,32 @@ using namespace rtfm;
 // ---- Every allocation of this module's own copy of the runtime: `new` below, malloc, calloc and
 // mmap by the linker's --wrap (CMakeLists.txt).
 static std::atomic<int64_t> allocations{0}, allocated{0};  // how many, bytes
+static std::atomic<int64_t> refused{0};                    // the one that fails, 0: none
 
-static void count(size_t bytes) {
-  ++allocations;
+static bool granted(size_t bytes) {
   allocated += int64_t(bytes);
+  return ++allocations != refused;
 }
+
+// Of those from now on the nth fails, once; 0: none.
+void refuse_allocation(int64_t nth) { refused = nth ? allocations + nth : 0; }
 
 extern "C" {
 void* __real_malloc(size_t);
 void* __real_calloc(size_t, size_t);
 void* __real_mmap(void*, size_t, int, int, int, off_t);
-void* __wrap_malloc(size_t bytes) { return count(bytes), __real_malloc(bytes); }
-void* __wrap_calloc(size_t n, size_t bytes) { return count(n * bytes), __real_calloc(n, bytes); }
+void* __wrap_malloc(size_t bytes) { return granted(bytes) ? __real_malloc(bytes) : nullptr; }
+void* __wrap_calloc(size_t n, size_t bytes) {
+  return granted(n * bytes) ? __real_calloc(n, bytes) : nullptr;
+}
 void* __wrap_mmap(void* at, size_t bytes, int protection, int flags, int file, off_t offset) {
-  count(bytes);
-  return __real_mmap(at, bytes, protection, flags, file, offset);
+  return granted(bytes) ? __real_mmap(at, bytes, protection, flags, file, offset) : MAP_FAILED;
 }
 }
 void* operator new(size_t bytes) {
-  count(bytes);
-  if (void* memory = __real_malloc(bytes ? bytes : 1)) return memory;
-  throw std::bad_alloc();
+  void* memory = granted(bytes) ? __real_malloc(bytes ? bytes : 1) : nullptr;
+  if (!memory) throw std::bad_alloc();
+  return memory;
 }
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 void operator delete(void* memory) noexcept { std::free(memory); }

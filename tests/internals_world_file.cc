@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/digest.h"
@@ -15,6 +16,8 @@
 
 namespace py = pybind11;
 using namespace rtfm;
+
+void refuse_allocation(int64_t nth);  // internals.cc
 
 namespace {
 
@@ -33,6 +36,16 @@ py::bytes to_bytes(const T& values) {
 
 // What `save` and `load` of the C++ API are made of, without the rest of it.
 class WorldSession {
+  template <class F>
+  auto call(const F& f) {
+    struct Refusal {
+      explicit Refusal(int64_t nth) { refuse_allocation(nth); }
+      ~Refusal() { refuse_allocation(0); }
+    };
+    const Refusal refusal(std::exchange(fails, 0));
+    return f(*session_);
+  }
+
  public:
   WorldSession(const std::string& model, const std::string& device, const SessionOptions& options)
       : model_(std::make_shared<Model>(model, device, "auto")),
@@ -52,18 +65,31 @@ class WorldSession {
   }
 
   void save(const std::string& path) {
-    save_world(*session_, path, sha256_of_file(model_->path()), budget_, saved);
+    const std::string sha256 = sha256_of_file(model_->path());
+    call([&](Session& s) { save_world(s, path, sha256, budget_, saved); });
   }
 
   int64_t observe(const Image& image, const std::optional<Matrix>& pose) {
-    if (pose) return session_->observe(image.data(), view(*pose));
     const std::vector<float> actions(model_->manifest().actions.size());
-    return session_->observe_next(image.data(), actions, {});
+    return call([&](Session& s) {
+      return pose ? s.observe(image.data(), view(*pose))
+                  : s.observe_next(image.data(), actions, {});
+    });
   }
 
   // Its images and pose, as bytes.
-  py::bytes step(const Matrix& pose) { return seen(session_->step(view(pose))); }
-  py::bytes act(const std::vector<float>& actions) { return seen(session_->act(actions)); }
+  py::bytes step(const Matrix& pose) {
+    return seen(call([&](Session& s) { return s.step(view(pose)); }));
+  }
+  py::bytes act(const std::vector<float>& actions) {
+    return seen(call([&](Session& s) { return s.act(actions); }));
+  }
+  py::bytes imagine(const Matrix& pose) {
+    return seen(call([&](Session& s) { return s.imagine(view(pose)); }));
+  }
+  py::bytes imagine_act(const std::vector<float>& actions) {
+    return seen(call([&](Session& s) { return s.imagine_act(actions); }));
+  }
 
   std::unique_ptr<WorldSession> fork() {
     auto branch = std::unique_ptr<WorldSession>(new WorldSession);
@@ -72,7 +98,7 @@ class WorldSession {
   }
 
   void move(int64_t id, const Matrix& pose) {
-    session_->update_poses({id}, {Pose::from_matrix(pose.data())});
+    call([&](Session& s) { s.update_poses({id}, {Pose::from_matrix(pose.data())}); });
   }
 
   std::vector<int64_t> ids() {
@@ -82,6 +108,7 @@ class WorldSession {
   uint64_t seed() const { return session_->options().seed; }
 
   SavedWorld saved;
+  int64_t fails = 0;  // which allocation of the next call does; 0: none
 
  private:
   WorldSession() = default;
@@ -148,6 +175,9 @@ void bind_world_file(py::module_& m) {
       .def("observe", &WorldSession::observe, py::arg("image"), py::arg("pose") = py::none())
       .def("step", &WorldSession::step)
       .def("act", &WorldSession::act)
+      .def("imagine", &WorldSession::imagine)
+      .def("imagine_act", &WorldSession::imagine_act)
+      .def_readwrite("fails", &WorldSession::fails)
       .def("fork", &WorldSession::fork)
       .def("move", &WorldSession::move)
       .def_property_readonly("ids", &WorldSession::ids)

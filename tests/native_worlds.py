@@ -58,18 +58,25 @@ class Maker:
             return self.native.load(str(path), self.path)
         return rtfm_rt.Session.load(path, self.model, threads=1)
 
+    def moves(self, start: int, count: int) -> list[np.ndarray]:
+        """Poses, or the values of actions."""
+        rng = np.random.default_rng(start)
+        if self.kind == "poses":
+            return [turn(rng.uniform(0, 360), rng.uniform(-3, 3)) for _ in range(count)]
+        spans = [(a["min"], a["max"]) for a in self.model.manifest["actions"]]
+        values = [[rng.uniform(*span) for span in spans] for _ in range(count)]
+        return list(np.array(values, np.float32))
+
     def walk(self, session: Any, start: int, count: int) -> list[bytes]:
         """All images and the pose of each step."""
-        rng, frames = np.random.default_rng(start), []
-        for _ in range(count):
+        frames = []
+        for where in self.moves(start, count):
             if self.kind == "poses":
-                where: Any = turn(rng.uniform(0, 360), rng.uniform(-3, 3))
                 frames.append(session.step(where))
+            elif isinstance(session, self.native):
+                frames.append(session.act(where))
             else:
-                spans = [(a["min"], a["max"]) for a in self.model.manifest["actions"]]
-                where = np.array([rng.uniform(*span) for span in spans], np.float32)
-                native = isinstance(session, self.native)
-                frames.append(session.act(where) if native else session.step(action=where))
+                frames.append(session.step(action=where))
         return [
             frame if isinstance(frame, bytes) else frame.images.tobytes() + frame.pose.tobytes()
             for frame in frames
