@@ -23,7 +23,7 @@ py::object parse_json(const std::string& json) {
 
 py::dict read_info(const std::string& path) {
   const ModelFile file = [&] {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     ModelFile checked = load_model_file(path);
     checked.weights.check_numbers();
     return checked;
@@ -142,7 +142,7 @@ void bind_frame(py::module_& m) {
           "reproject",
           [](const Frame& f, const py::object& pose) {
             const Pose turned = to_pose(pose);
-            const py::gil_scoped_release release;
+            const WithoutGil released;
             return f.reproject(turned);
           },
           "pose"_a, "This frame as a camera turned to `pose` would see it; positions are not used.")
@@ -155,7 +155,7 @@ void bind_model(py::module_& m) {
                        const py::object& any_precision, const std::string& cublas) {
              const std::string device = to_name(any_device, "device");
              const std::string precision = to_name(any_precision, "precision");
-             const py::gil_scoped_release release;
+             const WithoutGil released;
              return std::make_shared<Model>(path, device, precision, cublas);
            }),
            "path"_a, "device"_a = "auto", "precision"_a = "auto", "cublas"_a = "")

@@ -35,7 +35,7 @@ std::shared_ptr<Session> make_session(const py::object& model, const py::object&
   o.recent = to_option<int>(recent, "recent", "an integer");
   o.stream = to_stream(stream);
   const auto shared = share<Model>(model);
-  const py::gil_scoped_release release;
+  const WithoutGil released;
   return std::make_shared<Session>(shared, o);
 }
 
@@ -67,16 +67,19 @@ std::vector<float> to_action_target(const Session& session, const py::object& po
   return to_actions(action, session.model().manifest());
 }
 
-void add(std::vector<Frame>& frames, Frame frame) {
-  frames.push_back(std::move(frame));
-  const py::gil_scoped_acquire acquire;
+template <class Imagine>
+void add(std::vector<Frame>& frames, Imagine&& imagine) {
+  {
+    const WithoutGil released;
+    frames.push_back(imagine());
+  }
   if (PyErr_CheckSignals()) throw py::error_already_set();  // Ctrl-C does not wait for the others
 }
 
 void restore_world(Session& session, const py::dict& saved,
                    const py::array_t<uint8_t, py::array::c_style>& images) {
   const World world = to_world(saved, images.size(), session.model().manifest());
-  const py::gil_scoped_release release;
+  const WithoutGil released;
   session.restore(world, images.data());
 }
 
@@ -213,7 +216,7 @@ void bind_session(py::module_& m) {
   bind_pose_slot(m);
   py::class_<Session, std::shared_ptr<Session>>(m, "Session")
       .def(py::init([](Session& parent) {
-             const py::gil_scoped_release release;
+             const WithoutGil released;
              return parent.fork();
            }),
            "parent"_a, "A branch of another session's world.")
@@ -233,11 +236,11 @@ void bind_session(py::module_& m) {
                   action.is_none() ? std::vector<float>(m.actions.size()) : to_actions(action, m);
               std::optional<Pose> from;
               if (!pose.is_none()) from = to_pose(pose);
-              const py::gil_scoped_release release;
+              const WithoutGil released;
               return self.observe_next(pixels.data(), actions, from);
             }
             const View view = to_pose_target(self, pose, action, intrinsics, "observe");
-            const py::gil_scoped_release release;
+            const WithoutGil released;
             return self.observe(pixels.data(), view);
           },
           "image"_a, "pose"_a = py::none(), py::kw_only(), "action"_a = py::none(),
@@ -254,13 +257,13 @@ void bind_session(py::module_& m) {
             uint8_t* pixels = to_output(out, m);
             if (m.by_actions()) {
               const auto actions = to_action_target(self, pose, action, intrinsics, "step");
-              const py::gil_scoped_release release;
+              const WithoutGil released;
               return self.act(actions, seconds, pixels);
             }
             const View view = to_pose_target(self, pose, action, intrinsics, "step");
             const auto* slot =
                 py::isinstance<PoseSlot>(pose) ? pose.cast<const PoseSlot*>() : nullptr;
-            const py::gil_scoped_release release;
+            const WithoutGil released;
             return slot ? self.step(*slot, view.intrinsics, seconds, pixels)
                         : self.step(view, seconds, pixels);
           },
@@ -292,10 +295,9 @@ void bind_session(py::module_& m) {
               else
                 views.push_back(to_view(self, object, intrinsics));
             }
-            const py::gil_scoped_release release;
             std::vector<Frame> frames;
-            for (const View& view : views) add(frames, self.imagine(view));
-            for (const auto& values : moves) add(frames, self.imagine_act(values));
+            for (const View& view : views) add(frames, [&] { return self.imagine(view); });
+            for (const auto& values : moves) add(frames, [&] { return self.imagine_act(values); });
             return frames;
           },
           "poses"_a = py::none(), py::kw_only(), "actions"_a = py::none(),

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
 #include <memory>
 #include <string>
@@ -19,6 +20,27 @@ namespace rtfm::python {
 namespace py = pybind11;
 
 void bind_session(py::module_& m);  // Memory, PoseSlot and Session
+
+// To the end of the scope other threads run Python. Before CPython 3.14, an interpreter that ends
+// stops a thread that takes the GIL back by pthread_exit, whose unwinding aborts at a destructor:
+// it is caught and the thread waits for the end of the process, as 3.14 itself has it. (To ask
+// before, whether the interpreter ends, would not do: it may while the thread waits for the GIL.)
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      while (true) pause();
+    }
+  }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
 
 struct MemoryView {  // what Python calls Memory
   std::shared_ptr<Session> session;

@@ -34,6 +34,29 @@ except rtfm_rt.ArgumentError as error:
 print(rtfm_rt.Session("rooms", threads=1).memory.budget)
 """
 
+# A daemon is in the library at any moment of the exit. What it does is an expression of `session`
+# and `frame`; a step through a hole is one that raises.
+DAEMONS = """
+import sys, threading, time
+import numpy as np, rtfm_rt
+session = rtfm_rt.Session("rooms", threads=1)
+session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))
+frame = session.step(np.eye(4))
+begun = threading.Semaphore(0)
+def loop():
+    while True:
+        begun.release()
+        try:
+            {call}
+        except rtfm_rt.Error:
+            pass
+for _ in range({threads}):
+    threading.Thread(target=loop, daemon=True).start()
+for _ in range(2 * {threads}):
+    begun.acquire()
+time.sleep({seconds})
+"""
+
 
 # ---- Objects whose __init__ has not run, or has failed
 
@@ -143,6 +166,26 @@ def test_ctrl_c_between_imagined_frames(session):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert np.array_equal(session.imagine([turn(5)])[0], session.step(turn(5)))
+
+
+# ---- The end of the interpreter
+
+
+@pytest.mark.parametrize(
+    "call, threads",
+    [
+        ("session.step(np.eye(4))", 1),
+        ("session.imagine([np.eye(4)] * 100)", 1),
+        ("frame.reproject(np.eye(4))", 2),
+        ("rtfm_rt.Model('rooms', 'cpu')", 1),
+        ("rtfm_rt.Session(session.model, steps=99)", 2),  # an exception passes as it ends
+    ],
+)
+def test_an_exit_with_daemon_threads_in_the_library(call, threads):
+    for run in range(5):
+        program = DAEMONS.format(call=call, threads=threads, seconds=run * 0.003)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- What NumPy says, and arrays that were elsewhere
