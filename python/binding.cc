@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <sstream>
 
 #include "python/bindings.h"
@@ -21,7 +22,8 @@ py::object parse_json(const std::string& json) {
   return py::module_::import("json").attr("loads")(json);
 }
 
-py::dict read_info(const std::string& path) {
+py::dict read_info(const py::object& any_path) {
+  const std::string path = to_path(any_path);
   const ModelFile file = [&] {
     const WithoutGil released;
     ModelFile checked = load_model_file(path);
@@ -42,6 +44,13 @@ std::string represent(const Frame& f) {
   return s.str();
 }
 
+// Messages name files, whose bytes are not UTF-8 everywhere; those that are not become \xff.
+void set_error(PyObject* type, const char* what) {
+  const auto message = py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(what, py::ssize_t(std::strlen(what)), "backslashreplace"));
+  if (message) PyErr_SetObject(type, message.ptr());  // else the error is that of decoding
+}
+
 void bind_errors(py::module_& m) {
   static PyObject *error, *argument, *pose, *model, *world, *device;  // live as long as the process
   const auto make = [&m](const char* name, const char* doc, const py::object& bases) {
@@ -60,23 +69,23 @@ void bind_errors(py::module_& m) {
   model = make("ModelError", "A model file that cannot be read, or is not one.", base(error));
   world = make("WorldError", "A session that is not in a state for the call.", base(error));
   device = make("DeviceError", "A device that is unknown or missing here.", base(error));
-  py::register_exception_translator([](std::exception_ptr thrown) {
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
     try {
       if (thrown) std::rethrow_exception(thrown);
     } catch (const PoseError& e) {
-      py::set_error(pose, e.what());
+      set_error(pose, e.what());
     } catch (const ArgumentError& e) {
-      py::set_error(argument, e.what());
+      set_error(argument, e.what());
     } catch (const ModelError& e) {
-      py::set_error(model, e.what());
+      set_error(model, e.what());
     } catch (const WorldError& e) {
-      py::set_error(world, e.what());
+      set_error(world, e.what());
     } catch (const DeviceError& e) {
-      py::set_error(device, e.what());
+      set_error(device, e.what());
     } catch (const BackendError& e) {
-      py::set_error(device, e.what());
+      set_error(device, e.what());
     } catch (const Error& e) {
-      py::set_error(error, e.what());
+      set_error(error, e.what());
     }
   });
 }
@@ -151,22 +160,23 @@ void bind_frame(py::module_& m) {
 
 void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
-      .def(py::init([](const std::string& path, const py::object& any_device,
-                       const py::object& any_precision, const std::string& cublas) {
+      .def(py::init([](const py::object& any_path, const py::object& any_device,
+                       const py::object& any_precision, const py::object& any_cublas) {
+             const std::string path = to_path(any_path), cublas = to_path(any_cublas);
              const std::string device = to_name(any_device, "device");
              const std::string precision = to_name(any_precision, "precision");
              const WithoutGil released;
              return std::make_shared<Model>(path, device, precision, cublas);
            }),
            "path"_a, "device"_a = "auto", "precision"_a = "auto", "cublas"_a = "")
-      .def_property_readonly("path", &Model::path)
+      .def_property_readonly("path", [](const Model& self) { return from_path(self.path()); })
       .def_property_readonly(
           "manifest", [](const Model& self) { return parse_json(self.manifest_json()); },
           "The manifest of the model file, a dict.")
       .def_property_readonly("device", &Model::device)
       .def_property_readonly("precision", &Model::precision)
       .def_property_readonly(
-          "cublas", [](const Model& self) { return self.backend()->cublas(); },
+          "cublas", [](const Model& self) { return from_path(self.backend()->cublas()); },
           "The cuBLASLt that multiplies, or why the one that was found does not; \"\" for none.")
       .def_property_readonly("parameters", &Model::parameters);
 }

@@ -169,6 +169,19 @@ inline std::string to_name(const py::object& object, const char* name) {
   return *text;
 }
 
+// The name of a file, from a str, bytes or a PathLike: the bytes that the system takes.
+inline std::string to_path(const py::object& object) {
+  PyObject* bytes = nullptr;
+  if (!PyUnicode_FSConverter(object.ptr(), &bytes)) throw py::error_already_set();
+  return py::reinterpret_steal<py::bytes>(bytes);
+}
+
+inline py::str from_path(const std::string& path) {
+  PyObject* text = PyUnicode_DecodeFSDefaultAndSize(path.data(), py::ssize_t(path.size()));
+  if (!text) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(text);
+}
+
 inline py::array_t<double> from_pose(const Pose& pose) {
   const std::array<double, 16> m = pose.matrix();
   return py::array_t<double>({4, 4}, m.data());

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 import action_models
 from rtfm_rt import cli, options
+from rtfm_rt.session import model_path
 
 FEW = ("--frames", "6", "--steps", "1")
 
@@ -67,6 +69,14 @@ def test_info(tmp_path: Path) -> None:
     assert "rooms · frame_dit" in done.stdout and "64x64 pixels, 75° across" in done.stdout
     info = json.loads(succeed("info", "rooms", "--json", cwd=tmp_path))
     assert info["manifest"]["family"] == "frame_dit" and info["parameters"] > 1e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes")
+def test_info_on_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"b\xff\xfe.safetensors")
+    assert r"b\xff\xfe.safetensors: " in refuse("info", name, cwd=tmp_path)
+    shutil.copy(model_path("rooms"), tmp_path / name)
+    assert "64x64 pixels" in succeed("info", name, cwd=tmp_path)
 
 
 def test_info_speaks_to_any_terminal(tmp_path: Path) -> None:

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +15,7 @@ from hypothesis import strategies as st
 
 import rtfm_rt
 from models import TINY, turn
+from rtfm_rt.session import model_path
 
 HEIGHT, WIDTH = TINY.height, TINY.image_width
 
@@ -205,3 +211,17 @@ def test_bad_models(tmp_path):
             call(None)
     with pytest.raises(rtfm_rt.ModelError):
         rtfm_rt.Session(str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes")
+def test_names_of_files_that_are_not_utf_8(tmp_path):
+    name = os.fsencode(tmp_path) + b"/b\xff\xfe.safetensors"
+    for call in (rtfm_rt.Session, rtfm_rt.Model, rtfm_rt.read_info):
+        with pytest.raises(rtfm_rt.ModelError, match=r"/b\\xff\\xfe\.safetensors: .*No such file"):
+            call(name)
+    shutil.copy(model_path("rooms"), name)
+    for path in (name, os.fsdecode(name), Path(os.fsdecode(name))):
+        assert rtfm_rt.read_info(path) == rtfm_rt.read_info("rooms")
+        model = rtfm_rt.Model(path, "cpu", cublas=path)
+        assert os.fsencode(model.path) == name
+        assert model.sha256 == rtfm_rt.Model("rooms", "cpu").sha256

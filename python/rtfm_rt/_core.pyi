@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Types of the native module; `python -m mypy.stubtest rtfm_rt._core` holds them against it.
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any, SupportsIndex, final, overload
 
 import numpy as np
@@ -18,6 +19,7 @@ class PoseSlot:
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]: ...
 
 _Pose = Pose | PoseSlot | ArrayLike
+_Path = str | bytes | PathLike[str] | PathLike[bytes]
 _Intrinsics = tuple[float, float] | None
 _Action = Mapping[str, float] | ArrayLike
 
@@ -61,7 +63,7 @@ class Frame:
 
 class Model:
     def __init__(
-        self, path: str, device: str = "auto", precision: str = "auto", cublas: str = ""
+        self, path: _Path, device: str = "auto", precision: str = "auto", cublas: _Path = ""
     ) -> None: ...
     @property
     def path(self) -> str: ...
@@ -169,4 +171,4 @@ class Session:
     def intrinsics(self) -> tuple[float, float]: ...
 
 def cuda_devices() -> int: ...
-def read_info(path: str) -> dict[str, Any]: ...
+def read_info(path: _Path) -> dict[str, Any]: ...

@@ -33,7 +33,7 @@ def bundled_file(name: str) -> str:
 def model_path(model: str | os.PathLike[str]) -> str:
     """The file of a bundled model ("rooms"), or the given path; "./rooms" is always a path."""
     try:
-        return bundled_file(f"{model}.safetensors") if model in BUNDLED else os.fspath(model)
+        return bundled_file(f"{model}.safetensors") if model in BUNDLED else os.fsdecode(model)
     except TypeError:
         raise _core.ModelError(
             f"model: expected a bundled name, a path or a Model, got {type(model).__name__}"
@@ -58,7 +58,7 @@ class Model(_core.Model):
         found = find_cublas(device) if cublas is None else cublas
         file = model_path(path)
         if not os.path.isabs(file):  # it is found wherever the process goes from here
-            file = os.path.join(os.getcwd(), os.fsdecode(file))
+            file = os.path.join(os.getcwd(), file)
         stamp = _stamp(file)  # before it is read: what changes meanwhile is another file
         super().__init__(file, device, precision, found)
         self._stamp = stamp
