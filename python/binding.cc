@@ -23,7 +23,7 @@ py::object parse_json(const std::string& json) {
 }
 
 py::dict read_info(const py::object& any_path) {
-  const std::string path = to_path(any_path);
+  const std::string path = to_path<ModelError>(any_path, "path");
   const ModelFile file = [&] {
     const WithoutGil released;
     ModelFile checked = load_model_file(path);
@@ -162,7 +162,8 @@ void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
       .def(py::init([](const py::object& any_path, const py::object& any_device,
                        const py::object& any_precision, const py::object& any_cublas) {
-             const std::string path = to_path(any_path), cublas = to_path(any_cublas);
+             const auto path = to_path<ModelError>(any_path, "path");
+             const auto cublas = to_path<ArgumentError>(any_cublas, "cublas");
              const std::string device = to_name(any_device, "device");
              const std::string precision = to_name(any_precision, "precision");
              const WithoutGil released;

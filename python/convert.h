@@ -169,11 +169,17 @@ inline std::string to_name(const py::object& object, const char* name) {
   return *text;
 }
 
-// The name of a file, from a str, bytes or a PathLike: the bytes that the system takes.
-inline std::string to_path(const py::object& object) {
+// The name of a file, from a str, bytes or a PathLike: the bytes that the system takes. Throws E
+// for one with a NUL, or that is none.
+template <class E>
+std::string to_path(const py::object& object, const char* name) {
   PyObject* bytes = nullptr;
-  if (!PyUnicode_FSConverter(object.ptr(), &bytes)) throw py::error_already_set();
-  return py::reinterpret_steal<py::bytes>(bytes);
+  if (PyUnicode_FSConverter(object.ptr(), &bytes)) return py::reinterpret_steal<py::bytes>(bytes);
+  const py::error_already_set error;
+  if (error.matches(PyExc_ValueError) || error.matches(PyExc_TypeError))
+    fail<E>(name, ": expected the name of a file, got ", std::string(py::repr(object)), ": ",
+            std::string(py::str(error.value())));
+  throw error;
 }
 
 inline py::str from_path(const std::string& path) {

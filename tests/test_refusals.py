@@ -211,6 +211,13 @@ def test_bad_models(tmp_path):
             call(None)
     with pytest.raises(rtfm_rt.ModelError):
         rtfm_rt.Session(str(tmp_path))
+    for name in ("b\0.safetensors", b"b\0.safetensors", Path("b\0"), "b\ud800"):  # no bytes at all
+        shown = r"path: expected the name of a file, got '.*b\\(x00|ud800).*':"
+        for call in (rtfm_rt.Session, rtfm_rt.Model, rtfm_rt.read_info):
+            with pytest.raises(rtfm_rt.ModelError, match=shown):
+                call(name)
+    with pytest.raises(rtfm_rt.ArgumentError, match="cublas: expected the name of a file"):
+        rtfm_rt.Model("rooms", cublas="b\0")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes")
