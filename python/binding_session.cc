@@ -174,8 +174,7 @@ void bind_memory(py::module_& m) {
                                  "poses: expected one for each of ", many.size(), " ids, got ",
                                  describe(poses));
             std::vector<Pose> moved;
-            for (const py::handle& pose : poses)
-              moved.push_back(to_pose(py::cast<py::object>(pose)));
+            for_each(poses, [&](const py::object& pose) { moved.push_back(to_pose(pose)); });
             self.session->update_poses(many, moved);
           },
           "ids"_a, "poses"_a,
@@ -288,13 +287,12 @@ void bind_session(py::module_& m) {
                 "imagine: expected ", by_actions ? "actions=[...]" : "poses", " for ",
                 self.model().manifest().name, ", got ", describe(poses), " and ",
                 describe(actions));
-            for (const py::handle& one : py::reinterpret_borrow<py::iterable>(wanted)) {
-              const auto object = py::reinterpret_borrow<py::object>(one);
+            for_each(wanted, [&](const py::object& object) {
               if (by_actions)
                 moves.push_back(to_actions(object, self.model().manifest()));
               else
                 views.push_back(to_view(self, object, intrinsics));
-            }
+            });
             std::vector<Frame> frames;
             for (const View& view : views) add(frames, [&] { return self.imagine(view); });
             for (const auto& values : moves) add(frames, [&] { return self.imagine_act(values); });

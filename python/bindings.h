@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
+#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,19 +22,27 @@ namespace py = pybind11;
 
 void bind_session(py::module_& m);  // Memory, PoseSlot and Session
 
-// To the end of the scope other threads run Python. Before CPython 3.14, an interpreter that ends
-// stops a thread that takes the GIL back by pthread_exit, whose unwinding aborts at a destructor:
-// it is caught and the thread waits for the end of the process, as 3.14 itself has it. (To ask
-// before, whether the interpreter ends, would not do: it may while the thread waits for the GIL.)
+// f(), which takes the GIL back or runs Python. Before CPython 3.14, an interpreter that ends stops
+// such threads by pthread_exit, whose unwinding aborts at a destructor and drops references without
+// the GIL: it is caught and the thread waits for the end of the process, as 3.14 itself has it. (To
+// ask before, whether the interpreter ends, would not do: it may while the thread waits.)
+template <class F>
+auto to_the_end(F&& f) {
+  try {
+    return f();
+  } catch (const std::exception&) {
+    throw;
+  } catch (...) {
+    while (true) pause();
+  }
+}
+
+// To the end of the scope other threads run Python.
 class WithoutGil {
  public:
   WithoutGil() : state_(PyEval_SaveThread()) {}
   ~WithoutGil() {
-    try {
-      PyEval_RestoreThread(state_);
-    } catch (...) {
-      while (true) pause();
-    }
+    to_the_end([this] { PyEval_RestoreThread(state_); });
   }
   WithoutGil(const WithoutGil&) = delete;
   WithoutGil& operator=(const WithoutGil&) = delete;
@@ -61,6 +70,16 @@ struct MadeCaster : py::detail::type_caster_base<T> {
     py::detail::type_caster_base<T>::load_value(std::move(held));
   }
 };
+
+// f(object) for each of an iterable.
+template <class F>
+void for_each(const py::object& iterable, F&& f) {
+  const auto iterator = py::reinterpret_steal<py::object>(PyObject_GetIter(iterable.ptr()));
+  if (!iterator) throw py::error_already_set();
+  while (PyObject* next = to_the_end([&] { return PyIter_Next(iterator.ptr()); }))
+    f(py::reinterpret_steal<py::object>(next));
+  if (PyErr_Occurred()) throw py::error_already_set();
+}
 
 // The owner's share of an object, which a cast of its holder would not check.
 template <class T>

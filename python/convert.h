@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "python/bindings.h"
 #include "src/check.h"
 #include "src/session.h"
 
@@ -32,7 +33,7 @@ inline std::string describe(const py::handle& object) {
 template <class Array = py::array>
 std::optional<Array> to_array(const py::object& object, std::string& why) {
   try {
-    return Array(object);
+    return to_the_end([&] { return Array(object); });
   } catch (const py::error_already_set& error) {
     if (!error.matches(PyExc_Exception)) throw;
     why = " (" + std::string(py::str(error.value())) + ")";

@@ -42,6 +42,13 @@ import numpy as np, rtfm_rt
 session = rtfm_rt.Session("rooms", threads=1)
 session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))
 frame = session.step(np.eye(4))
+class Slow:
+    def __array__(self, *_, **__):
+        sum(0 for _ in range(10**5))
+        return np.eye(4)
+    def __iter__(self):
+        for _ in range(20):
+            yield Slow()
 begun = threading.Semaphore(0)
 def loop():
     while True:
@@ -178,12 +185,13 @@ def test_ctrl_c_between_imagined_frames(session):
         ("session.imagine([np.eye(4)] * 100)", 1),
         ("frame.reproject(np.eye(4))", 2),
         ("rtfm_rt.Model('rooms', 'cpu')", 1),
+        ("session.imagine(Slow())", 3),  # Python within the library
         ("rtfm_rt.Session(session.model, steps=99)", 2),  # an exception passes as it ends
     ],
 )
 def test_an_exit_with_daemon_threads_in_the_library(call, threads):
-    for run in range(5):
-        program = DAEMONS.format(call=call, threads=threads, seconds=run * 0.003)
+    for run in range(3):
+        program = DAEMONS.format(call=call, threads=threads, seconds=run * 0.005)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
 

@@ -57,9 +57,9 @@ ORDER = [
     "cpp/model",
     "cpp/pose",
     "cpp/session",
+    "python/bindings",
     "python/convert",
     "python/dlpack",
-    "python/bindings",
     "python/binding",
     "python/binding_session",
 ]
