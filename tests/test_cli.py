@@ -182,7 +182,7 @@ def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
 def test_a_signal_is_quiet_and_leaves_no_video(
     tmp_path: Path, number: signal.Signals, said: str
 ) -> None:
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # one ignored is inherited
+    ours = signal.signal(number, signal.SIG_DFL)  # one ignored, as after nohup, is inherited
     process = subprocess.Popen(
         [sys.executable, "-m", "rtfm_rt", "walk", "--frames", "20000"],
         cwd=tmp_path,
@@ -190,15 +190,16 @@ def test_a_signal_is_quiet_and_leaves_no_video(
         stderr=subprocess.PIPE,
         text=True,
     )
-    signal.signal(signal.SIGINT, ours)
-    try:
-        until = time.monotonic() + 60
-        while not list(tmp_path.glob("walk.mp4.*.part")) and time.monotonic() < until:
-            time.sleep(0.05)
-        process.send_signal(number)
-        out, error = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    signal.signal(number, ours)
+    with process:
+        try:
+            until = time.monotonic() + 60
+            while not list(tmp_path.glob("walk.mp4.*.part")) and time.monotonic() < until:
+                time.sleep(0.05)
+            process.send_signal(number)
+            out, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out, error) == (-number, "", said)
     assert list(tmp_path.iterdir()) == []
 
