@@ -24,6 +24,8 @@ from cuda_package import cuda_package  # noqa: F401
 
 with contextlib.suppress(ModuleNotFoundError):  # what serves pages, which a GPU machine lacks
     from arcade import door, page, site  # noqa: F401  (fixtures)
+with contextlib.suppress(ModuleNotFoundError):  # PyTorch
+    from native_worlds import by_poses, maker, world_models  # noqa: F401
 
 INSTALL = "pip install '.[test]' --config-settings=cmake.define.RTFM_TESTING=ON"
 BUILT = importlib.util.find_spec("rtfm_rt._testing") is not None

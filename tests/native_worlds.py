@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 import action_models
 import rtfm_rt
@@ -21,8 +23,10 @@ KINDS = ("poses", *action_models.KINDS)
 OPTIONS = (*worlds.OPTIONS, *worlds.GIVEN_OPTIONS)
 
 
-def write_models(folder: Path) -> dict[str, str]:
-    """The files of KINDS."""
+@pytest.fixture(scope="session")
+def world_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The model files of KINDS."""
+    folder = tmp_path_factory.mktemp("native")
     paths = {kind: str(folder / f"{kind}.safetensors") for kind in KINDS}
     write_model(folder / "poses.safetensors", DEEP, 9)
     for kind in action_models.KINDS:
@@ -81,6 +85,18 @@ class Maker:
             frame if isinstance(frame, bytes) else frame.images.tobytes() + frame.pose.tobytes()
             for frame in frames
         ]
+
+
+@pytest.fixture(params=KINDS)
+def maker(
+    request: pytest.FixtureRequest, world_models: dict[str, str], testing: ModuleType
+) -> Maker:
+    return Maker(request.param, world_models[request.param], testing.WorldSession)
+
+
+@pytest.fixture
+def by_poses(world_models: dict[str, str], testing: ModuleType) -> Maker:
+    return Maker("poses", world_models["poses"], testing.WorldSession)
 
 
 def as_native(path: Path) -> tuple[Any, ...]:

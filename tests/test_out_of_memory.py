@@ -72,11 +72,6 @@ print(branch.stats()["frames"] > 0, walk(session) == expected)
 """
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return native_worlds.write_models(tmp_path_factory.mktemp("memory"))
-
-
 def is_lost(maker: Maker, session: Any, path: str) -> bool:
     """One that is says so at every call."""
     try:
@@ -93,10 +88,15 @@ def is_lost(maker: Maker, session: Any, path: str) -> bool:
 @pytest.mark.parametrize("name", CHANGING)
 @pytest.mark.parametrize("kind", native_worlds.KINDS)
 def test_an_allocation_fails(
-    files: dict[str, str], testing: ModuleType, kind: str, name: str, fails: str, tmp_path: Path
+    world_models: dict[str, str],
+    testing: ModuleType,
+    kind: str,
+    name: str,
+    fails: str,
+    tmp_path: Path,
 ) -> None:
     """The first, the second and so on: the session is as it was, or lost, which never spreads."""
-    maker = Maker(kind, files[kind], testing.WorldSession)
+    maker = Maker(kind, world_models[kind], testing.WorldSession)
     parent = maker.start(True, 60)  # by poses more than the budget has room for
     expected = maker.walk(maker.start(True, 60), 9, 3)
     engines = [parent.fork(), parent.fork(), parent.fork()]

@@ -21,22 +21,6 @@ from models import turn, write_model
 from native_worlds import SEED, SETTINGS, Maker
 from rtfm_rt import world as worlds
 
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return native_worlds.write_models(tmp_path_factory.mktemp("native"))
-
-
-@pytest.fixture(params=native_worlds.KINDS)
-def maker(request: pytest.FixtureRequest, files: dict[str, str], testing: ModuleType) -> Maker:
-    return Maker(request.param, files[request.param], testing.WorldSession)
-
-
-@pytest.fixture
-def by_poses(files: dict[str, str], testing: ModuleType) -> Maker:
-    return Maker("poses", files["poses"], testing.WorldSession)
-
-
 # the same worlds
 
 
@@ -91,13 +75,13 @@ def test_an_empty_world(maker, tmp_path):
     assert maker.load(path, native=False).memory.ids == [0]
 
 
-def test_options_come_from_the_file(by_poses, files, tmp_path, testing):
+def test_options_come_from_the_file(by_poses, world_models, tmp_path, testing):
     by_poses.start(True, 3).fork().save(str(tmp_path / "given"))
     loaded = by_poses.load(tmp_path / "given", native=True)
     assert (loaded.seed, loaded.budget) == (SEED, SETTINGS["memory_budget"])
     for share in (0, 1, 0.1, 1e-5, 2 / 3):
         path = tmp_path / str(share)
-        testing.WorldSession(files["poses"], commit_below=share).save(str(path))
+        testing.WorldSession(world_models["poses"], commit_below=share).save(str(path))
         assert worlds.load(path)[3]["commit_below"] == share
         assert worlds.load(path)[3] == options_in(testing, path)
         assert "memory_budget" not in worlds.load(path)[3]
@@ -167,8 +151,8 @@ def test_only_new_and_moved_frames_are_written(by_poses, tmp_path):
             by_poses.load(path, native)
 
 
-def test_only_new_pages_are_written(files, testing, tmp_path):
-    maker = Maker("causal", files["causal"], testing.WorldSession)
+def test_only_new_pages_are_written(world_models, testing, tmp_path):
+    maker = Maker("causal", world_models["causal"], testing.WorldSession)
     path, session = tmp_path / "world", maker.start(True, 12)
     session.save(str(path))
     newest = session.ids[-1]
@@ -213,7 +197,7 @@ def test_checkpoints_in_turn(by_poses, tmp_path):
     assert len(session.saved.revisions) == 3 and (tmp_path / "link").is_symlink()
 
 
-def test_another_model(by_poses, files, tmp_path):
+def test_another_model(by_poses, world_models, tmp_path):
     by_poses.start(False, 1).save(tmp_path / "world")
     other = tmp_path / "other.safetensors"
     write_model(other, native_worlds.DEEP, 10)

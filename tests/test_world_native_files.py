@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,26 +25,9 @@ from hypothesis import strategies as st
 
 import forged
 import killed
-import native_worlds
 import rtfm_rt
 from native_worlds import Maker
 from rtfm_rt import world as worlds
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return native_worlds.write_models(tmp_path_factory.mktemp("native"))
-
-
-@pytest.fixture(params=native_worlds.KINDS)
-def maker(request: pytest.FixtureRequest, files: dict[str, str], testing: ModuleType) -> Maker:
-    return Maker(request.param, files[request.param], testing.WorldSession)
-
-
-@pytest.fixture
-def by_poses(files: dict[str, str], testing: ModuleType) -> Maker:
-    return Maker("poses", files["poses"], testing.WorldSession)
-
 
 # saves that fail
 
@@ -161,9 +143,9 @@ def test_kill_at_any_moment(maker, tmp_path, pytestconfig, monkeypatch):
 
 
 @pytest.fixture(params=["poses", "causal"])
-def damaged(request, files, testing) -> Maker:
+def damaged(request, world_models, testing) -> Maker:
     """Who made the file that a test damages."""
-    return Maker(request.param, files[request.param], testing.WorldSession)
+    return Maker(request.param, world_models[request.param], testing.WorldSession)
 
 
 @pytest.fixture
@@ -307,11 +289,11 @@ for call in (lambda: session.save("world"), lambda: _testing.read_world(sys.argv
 """
 
 
-def test_a_machine_without_sqlite(files, tmp_path):
+def test_a_machine_without_sqlite(world_models, tmp_path):
     """A library that is none is found first: refused, saying what to install."""
     (tmp_path / "libsqlite3.so.0").write_text("none")
     environment = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": ":".join(filter(None, sys.path))}
-    command = [sys.executable, "-c", NO_SQLITE, files["poses"]]
+    command = [sys.executable, "-c", NO_SQLITE, world_models["poses"]]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
