@@ -259,6 +259,8 @@ class RTFM_RT_API Memory {
  private:
   friend class Session;
   explicit Memory(Session& session) : session_(session) {}
+  template <class F>
+  auto read(F&& f) const;
   Session& session_;
 };
 

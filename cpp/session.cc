@@ -5,6 +5,7 @@
 #include "cpp/convert.h"
 #include "cpp/rtfm_rt.h"
 #include "src/pose_slot.h"
+#include "src/sequence.h"
 #include "src/world_file.h"
 
 namespace rtfm_rt {
@@ -47,14 +48,8 @@ struct Session::Impl {
     rtfm::check<rtfm::ArgumentError>(m.by_actions(), "action: expected a pose for ", m.name,
                                      ", a model that goes by poses, got actions");
     std::vector<float> values(m.actions.size());
-    for (const Action& action : actions) {
-      const auto found = std::find_if(m.actions.begin(), m.actions.end(),
-                                      [&](const auto& known) { return known.name == action.name; });
-      rtfm::check<rtfm::ArgumentError>(found != m.actions.end(), "action: expected one of the ",
-                                       m.actions.size(), " of ", m.name, ", got '", action.name,
-                                       "'; Model::actions() names them");
-      values[std::size_t(found - m.actions.begin())] = float(action.value);
-    }
+    for (const Action& action : actions)
+      values[rtfm::find_action(m, action.name)] = float(action.value);
     return values;
   }
 };
@@ -71,13 +66,21 @@ Pose PoseSlot::read() const { return from_pose(impl_->slot.read()); }
 
 // Frame
 
+namespace {
+
+std::size_t offset_of(const rtfm::Pixels& pixels, int image, int images) {
+  return pixels.size() / std::size_t(images) * std::size_t(image);
+}
+
+}  // namespace
+
 const std::uint8_t* Frame::data(int image) const {
   return translated([&] {
     rtfm::check<rtfm::ArgumentError>(pixels_ && image >= 0 && image < images,
                                      "image: expected one of ", pixels_ ? images : 0, ", got ",
                                      image);
     const auto pixels = Access::pixels(*this);
-    return pixels->data() + pixels->size() / std::size_t(images) * std::size_t(image);
+    return pixels->data() + offset_of(*pixels, image, images);
   });
 }
 
@@ -85,7 +88,7 @@ const std::uint8_t* Frame::device_data() const {
   const auto pixels = Access::pixels(*this);
   if (!pixels || !pixels->on_device()) return nullptr;
   return reinterpret_cast<const std::uint8_t*>(pixels->on_device()) +
-         Access::frame(*this).image_offset();
+         offset_of(*pixels, images - 1, images);
 }
 
 Frame Frame::reproject(const Pose& pose) const {
@@ -101,60 +104,55 @@ Frame Frame::reproject(const Pose& pose) const {
 
 // Memory
 
-namespace {
-
-// f(const rtfm::Memory&) of a session.
+// f(const rtfm::Memory&)
 template <class F>
-auto read(rtfm::Session& session, F&& f) {
-  return translated([&] { return session.with_memory(f); });
+auto Memory::read(F&& f) const {
+  return translated([&] { return session_.impl().session->with_memory(f); });
 }
-
-}  // namespace
 
 std::int64_t Memory::size() const {
-  return read(*session_.impl().session, [](const rtfm::Memory& m) { return m.frames().size(); });
+  return read([](const rtfm::Memory& m) { return m.frames().size(); });
 }
 std::vector<std::int64_t> Memory::ids() const {
-  return read(*session_.impl().session, [](const rtfm::Memory& m) { return m.frames().ids(); });
+  return read([](const rtfm::Memory& m) { return m.frames().ids(); });
 }
 Pose Memory::pose(std::int64_t id) const {
-  return read(*session_.impl().session,
-              [&](const rtfm::Memory& m) { return from_pose(m.frames().view_of(id).pose); });
+  return read([&](const rtfm::Memory& m) { return from_pose(m.frames().view_of(id).pose); });
 }
 Intrinsics Memory::intrinsics(std::int64_t id) const {
-  return read(*session_.impl().session, [&](const rtfm::Memory& m) {
+  return read([&](const rtfm::Memory& m) {
     const rtfm::Intrinsics k = m.frames().view_of(id).intrinsics;
     return Intrinsics{k.fx, k.fy};
   });
 }
 std::vector<std::uint8_t> Memory::image(std::int64_t id) const {
-  rtfm::Session& session = *session_.impl().session;
-  std::vector<std::uint8_t> image(std::size_t(session.model().manifest().image_bytes()));
-  read(session, [&](const rtfm::Memory& m) {
+  const rtfm::Manifest& manifest = session_.impl().session->model().manifest();
+  std::vector<std::uint8_t> image(std::size_t(manifest.image_bytes()));
+  read([&](const rtfm::Memory& m) {
     std::copy_n(m.image(m.frames().slot_of(id)), image.size(), image.data());
   });
   return image;
 }
 std::int64_t Memory::bytes() const {
-  return read(*session_.impl().session, [](const rtfm::Memory& m) { return m.bytes(); });
+  return read([](const rtfm::Memory& m) { return m.bytes(); });
 }
 std::int64_t Memory::budget() const { return *session_.impl().session->options().memory_budget; }
 std::int64_t Memory::evicted() const {
-  return read(*session_.impl().session, [](const rtfm::Memory& m) { return m.frames().evicted(); });
+  return read([](const rtfm::Memory& m) { return m.frames().evicted(); });
 }
 std::int64_t Memory::resident() const {
-  return read(*session_.impl().session, [](const rtfm::Memory& m) { return m.resident(); });
+  return read([](const rtfm::Memory& m) { return m.resident(); });
 }
 
 std::vector<std::int64_t> Memory::nearest(const Pose& pose, int k) const {
-  return read(*session_.impl().session, [&](const rtfm::Memory& m) {
+  return read([&](const rtfm::Memory& m) {
     rtfm::check<rtfm::ArgumentError>(k >= 1, "k: expected 1 or more, got ", k);
     return m.frames().nearest(to_pose(pose), k);
   });
 }
 
 double Memory::coverage(const Pose& pose, const std::optional<Intrinsics>& intrinsics) const {
-  return read(*session_.impl().session, [&](const rtfm::Memory& m) {
+  return read([&](const rtfm::Memory& m) {
     return m.frames().coverage(session_.impl().view(pose, intrinsics));
   });
 }
@@ -172,11 +170,8 @@ void Memory::update_poses(std::span<const std::int64_t> ids, std::span<const Pos
 namespace {
 
 rtfm::SessionOptions to_options(const Options& o) {
-  rtfm::check<rtfm::ArgumentError>(!o.threads || (*o.threads >= 1 && *o.threads <= 256),
-                                   "threads: expected 1 to 256, or none for one per CPU, got ",
-                                   o.threads.value_or(0));
   rtfm::SessionOptions options{.seed = o.seed.value_or(0),
-                               .threads = o.threads.value_or(0),
+                               .threads = o.threads,
                                .context = o.context,
                                .sinks = o.sinks,
                                .recent = o.recent,

@@ -23,9 +23,7 @@ std::shared_ptr<Session> make_session(const py::object& model, const py::object&
                                       const py::object& stream) {
   SessionOptions o;
   o.seed = to_option<uint64_t>(seed, "seed", "an integer from 0 to 2**64 - 1").value_or(0);
-  o.threads = to_option<int>(threads, "threads", "an integer").value_or(0);
-  check<ArgumentError>(threads.is_none() || (o.threads >= 1 && o.threads <= 256),
-                       "threads: expected 1 to 256, or None for one per CPU, got ", o.threads);
+  o.threads = to_option<int>(threads, "threads", "an integer");
   o.context = to_option<int>(context, "context", "an integer");
   o.steps = to_option<int>(steps, "steps", "an integer");
   o.memory_budget = to_option<int64_t>(memory_budget, "memory_budget", "a number of bytes");

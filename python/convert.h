@@ -13,6 +13,7 @@
 
 #include "python/bindings.h"
 #include "src/check.h"
+#include "src/sequence.h"
 #include "src/session.h"
 
 namespace rtfm::python {
@@ -88,14 +89,7 @@ inline std::vector<float> to_actions(const py::object& object, const Manifest& m
   }
   for (const auto& [key, value] : py::dict(object)) {
     const std::string name = py::str(key);
-    size_t i = 0;
-    while (i < known.size() && known[i].name != name) ++i;
-    if (i == known.size()) {
-      std::string names;
-      for (size_t j = 0; j < known.size() && j < 12; ++j) names += (j ? ", " : "") + known[j].name;
-      fail<ArgumentError>("action: expected names among ", names, known.size() > 12 ? ", ..." : "",
-                          " (", known.size(), "), got '", name, "'");
-    }
+    const size_t i = find_action(m, name);
     try {
       values[i] = float(value.cast<double>());
     } catch (const py::cast_error&) {

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <string>
+
+#include "src/check.h"
 
 namespace rtfm {
 namespace {
@@ -40,6 +43,17 @@ int window_size(const Sequence& s) {
   for (int64_t frame = full; frame < full + s.every; ++frame)
     most = std::max(most, sequence_context(s, frame).size());
   return int(most);
+}
+
+size_t find_action(const Manifest& m, std::string_view name) {
+  const std::vector<Action>& known = m.actions;
+  size_t i = 0;
+  while (i < known.size() && known[i].name != name) ++i;
+  if (i < known.size()) return i;
+  std::string names;
+  for (size_t j = 0; j < known.size() && j < 12; ++j) names += (j ? ", " : "") + known[j].name;
+  fail<ArgumentError>("action: expected names among ", names, known.size() > 12 ? ", ..." : "",
+                      " (", known.size(), "), got '", name, "'");
 }
 
 Pose reckon(const Pose& from, std::span<const Action> actions, std::span<const float> values) {

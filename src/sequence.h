@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "src/manifest.h"
@@ -29,6 +30,9 @@ void for_each_seen(const Sequence& s, int64_t frame, const F& f) {
 std::vector<int64_t> sequence_context(const Sequence& sequence, int64_t frame);
 
 int window_size(const Sequence& sequence);  // the most of them
+
+// Its place among the actions of a model. Throws ArgumentError for a name that is none of theirs.
+size_t find_action(const Manifest& manifest, std::string_view name);
 
 // Dead reckoning: where the camera is after `values` of `actions`. Moves are along the camera's
 // heading, level with the world; turns are about the world's vertical and the camera's own x axis.

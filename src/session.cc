@@ -32,6 +32,9 @@ std::string keys(const std::map<int, std::vector<SamplerRow>>& samplers) {
 }
 
 SessionOptions complete(SessionOptions o, const Manifest& m, int64_t page_bytes) {
+  check<ArgumentError>(!o.threads || (*o.threads >= 1 && *o.threads <= 256),
+                       "threads: expected 1 to 256, or None for one per CPU, got ",
+                       o.threads.value_or(0));
   if (m.by_actions()) {  // the window is the model's own
     check<ArgumentError>(
         !o.context && !o.sinks && !o.recent && !o.commit_below,
@@ -105,7 +108,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
     : model_(std::move(model)),
       options_(
           complete(options, model_->manifest(), model_->network().page_bytes(*model_->backend()))),
-      engines_(std::make_shared<Engines>(model_, *options_.context, options_.threads)),
+      engines_(std::make_shared<Engines>(model_, *options_.context, options_.threads.value_or(0))),
       engine_(engines_->take()),
       memory_(reserve(*model_, options_)) {
   check<ArgumentError>(!options_.stream || model_->backend()->ordinal() >= 0,

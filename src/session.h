@@ -24,7 +24,7 @@ namespace rtfm {
 
 struct SessionOptions {  // what is not set comes from the model's manifest
   uint64_t seed = 0;
-  int threads = 0;  // 0: one per CPU
+  std::optional<int> threads;  // one per CPU
   std::optional<int> context, sinks, recent, steps;
   std::optional<int64_t> memory_budget;  // bytes of pixels and pages; 512 MiB
   std::optional<double> commit_below;    // commit generated frames with less support; 0: never

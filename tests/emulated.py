@@ -39,7 +39,7 @@ class Session:
     """_testing.Session with the names of rtfm_rt.Session."""
 
     def __init__(self, path: str, *, device: str, threads: int | None = None, **options: Any):
-        self._session = _testing.Session(path, device=device, threads=threads or 0, **options)
+        self._session = _testing.Session(path, device=device, threads=threads, **options)
         actions = rtfm_rt.read_info(path)["manifest"].get("actions", [])
         self._names = [action["name"] for action in actions]
 

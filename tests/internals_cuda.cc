@@ -61,7 +61,7 @@ struct Walk {
     });
     SessionOptions options;
     options.seed = session->options().seed;
-    options.threads = session->threads();
+    options.threads = session->options().threads;
     auto twin = std::make_unique<Session>(session->shared_model(), options);
     twin->restore(world, images.data());
     return std::make_unique<Walk>(std::move(twin));
@@ -98,7 +98,7 @@ void bind_cuda(py::module_& m) {
       .def(py::init([](const std::string& path, const std::string& device,
                        const std::string& precision, uint64_t seed,
                        std::optional<int64_t> memory_budget, std::optional<double> commit_below,
-                       int threads, std::optional<uint64_t> stream) {
+                       std::optional<int> threads, std::optional<uint64_t> stream) {
              SessionOptions options;
              options.seed = seed;
              options.threads = threads;
@@ -110,7 +110,7 @@ void bind_cuda(py::module_& m) {
            }),
            py::arg("path"), py::kw_only(), py::arg("device"), py::arg("precision") = "auto",
            py::arg("seed") = 0, py::arg("memory_budget") = py::none(),
-           py::arg("commit_below") = py::none(), py::arg("threads") = 0,
+           py::arg("commit_below") = py::none(), py::arg("threads") = py::none(),
            py::arg("stream") = py::none())
       .def_property_readonly("device", [](const Walk& w) { return w.session->device(); })
       .def_property_readonly("precision",
