@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,6 +281,41 @@ def test_sessions_on_threads_of_their_own(model, picture):
     for thread in threads:
         thread.join()
     assert sorted(got) == want and len(set(got.values())) == 1
+
+
+def processor_asleep(thread: int) -> int:
+    """The CPU that a thread ran on last, once it sleeps."""
+    deadline = time.monotonic() + 2
+    while True:
+        time.sleep(0.01)  # CPUs go to sleep as well, as between the steps of a loop
+        stat = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
+        if stat[0] == "S" or time.monotonic() > deadline:
+            return int(stat[36])
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="wants two CPUs")
+def test_a_worker_wakes_beside_the_caller():
+    """Also where both were on one CPU; what it may run on is as it was, before and after."""
+    every = os.sched_getaffinity(0)
+    here = min(every)
+    before = set(os.listdir("/proc/self/task"))
+    session = rtfm_rt.Session("rooms", device="cpu", threads=2, steps=1)
+    session.observe(np.zeros((64, 64, 3), np.uint8), np.eye(4))  # starts the worker
+    (worker,) = (int(thread) for thread in set(os.listdir("/proc/self/task")) - before)
+    beside = 0
+    try:
+        os.sched_setaffinity(0, {here})  # the caller alone
+        for _ in range(5):
+            os.sched_setaffinity(worker, {here})
+            session.step(np.eye(4))
+            assert processor_asleep(worker) == here and os.sched_getaffinity(worker) == {here}
+            os.sched_setaffinity(worker, every)
+            session.step(np.eye(4))
+            beside += processor_asleep(worker) != here
+            assert os.sched_getaffinity(worker) == every
+    finally:
+        os.sched_setaffinity(0, every)
+    assert beside >= 4  # others may have been in the way once
 
 
 def test_two_threads_on_one_session(picture):

@@ -4,8 +4,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
+#include <mutex>
 #include <thread>
-#include <vector>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace rtfm::cpu {
 
@@ -33,9 +38,21 @@ class Pool {
     void* context;
   };
   void run(const Job& job, int64_t count);
+  struct Worker {
+    std::thread thread;
+#if defined(__linux__)
+    std::mutex mutex;  // of what follows
+    pid_t id;
+    int cpu = -1;  // where it parked; below 0 while it is awake
+    cpu_set_t allowed;
+    bool sent = false;  // to one CPU, until it is awake and takes `allowed` again
+#endif
+  };
   void start();
   bool claim_and_run(uint64_t& state);
-  void work();
+  void work(Worker& self);
+  void wait(Worker& self, uint32_t ticket);
+  void spread();
 
   // generation << 32 | tasks not yet claimed. The fields of job_ change only while nothing is left
   // to claim, so a claim (compare-exchange on the whole word) proves that they belong to this
@@ -48,7 +65,7 @@ class Pool {
   std::atomic<void (*)(void*, int64_t)> call_{nullptr};
   std::atomic<void*> context_{nullptr};
   int threads_;  // workers and the caller; fewer than asked for where the system grants no more
-  std::vector<std::thread> workers_;
+  std::deque<Worker> workers_;
   int64_t process_ = 0;  // that made the workers
 };
 
