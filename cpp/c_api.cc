@@ -73,6 +73,22 @@ Pose to_pose(const double* pose) {
   return Pose::from_matrix(std::span<const double, 16>(given(pose, "pose"), 16));
 }
 
+template <size_t N>
+std::array<double, N> to_array(const double* values, const char* name) {
+  std::array<double, N> array;
+  std::copy_n(given(values, name), N, array.begin());
+  return array;
+}
+
+// matrix of f() to `out`
+template <class F>
+rtfm_status put_matrix(double* out, const char* name, rtfm_error* error, F&& f) {
+  return guarded(error, [&] {
+    given(out, name);
+    std::ranges::copy(f(), out);
+  });
+}
+
 std::optional<Intrinsics> to_intrinsics(const double* k) {
   if (!k || (k[0] == 0 && k[1] == 0)) return std::nullopt;
   return Intrinsics{k[0], k[1]};
@@ -132,6 +148,52 @@ void copy(const Frame& f, uint8_t* pixels, rtfm_receipt* receipt) {
 }  // namespace
 
 const char* rtfm_version(void) { return version(); }
+
+// poses
+
+static_assert(int(Convention::kOpenGl) == RTFM_OPENGL && int(Convention::kOpenXr) == RTFM_OPENXR &&
+              int(Convention::kRosOptical) == RTFM_ROS_OPTICAL &&
+              int(Convention::kRosBody) == RTFM_ROS_BODY && int(Convention::kUnity) == RTFM_UNITY);
+
+rtfm_status rtfm_pose_from_matrix(const double* matrix, rtfm_convention convention, double* pose,
+                                  rtfm_error* error) {
+  return put_matrix(pose, "pose", error, [&] {
+    return Pose::from_matrix(to_array<16>(matrix, "matrix"), Convention(convention)).to_matrix();
+  });
+}
+
+rtfm_status rtfm_pose_from_quaternion(const double* position, const double* xyzw,
+                                      rtfm_convention convention, double* pose, rtfm_error* error) {
+  return put_matrix(pose, "pose", error, [&] {
+    const Pose there =
+        Pose::from_quaternion(to_array<3>(position, "position"), to_array<4>(xyzw, "xyzw"));
+    return Pose::from_matrix(there.to_matrix(), Convention(convention)).to_matrix();
+  });
+}
+
+rtfm_status rtfm_pose_look_at(const double* eye, const double* target, const double* up,
+                              double* pose, rtfm_error* error) {
+  return put_matrix(pose, "pose", error, [&] {
+    return Pose::look_at(to_array<3>(eye, "eye"), to_array<3>(target, "target"),
+                         to_array<3>(up, "up"))
+        .to_matrix();
+  });
+}
+
+rtfm_status rtfm_pose_to_matrix(const double* pose, rtfm_convention convention, double* matrix,
+                                rtfm_error* error) {
+  return put_matrix(matrix, "matrix", error,
+                    [&] { return to_pose(pose).to_matrix(Convention(convention)); });
+}
+
+rtfm_status rtfm_intrinsics_from_fov(double horizontal, double aspect, double* intrinsics,
+                                     rtfm_error* error) {
+  return guarded(error, [&] {
+    given(intrinsics, "intrinsics");
+    const Intrinsics k = Intrinsics::from_fov(horizontal, aspect);
+    intrinsics[0] = k.fx, intrinsics[1] = k.fy;
+  });
+}
 
 // model
 

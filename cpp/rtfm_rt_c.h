@@ -38,6 +38,16 @@ typedef struct {
   char message[508]; /* ends with 0; what is longer is cut */
 } rtfm_error;
 
+/* The axes of a camera, and of the world where it is not right-handed. */
+typedef enum {
+  RTFM_OPENCV = 0,      /* x right, y down, z forward: the one of this library */
+  RTFM_OPENGL = 1,      /* x right, y up, z back; Blender's and Nerfstudio's too */
+  RTFM_OPENXR = 2,      /* the same */
+  RTFM_ROS_OPTICAL = 3, /* x right, y down, z forward, in a world with z up */
+  RTFM_ROS_BODY = 4,    /* x forward, y left, z up */
+  RTFM_UNITY = 5        /* x right, y up, z forward in a left-handed world, whose y is negated */
+} rtfm_convention;
+
 typedef struct rtfm_model rtfm_model;     /* weights; any number of sessions and threads share it */
 typedef struct rtfm_session rtfm_session; /* one walk through one world; one thread at a time */
 typedef struct rtfm_slot rtfm_slot;       /* the newest pose, written by any thread */
@@ -94,6 +104,21 @@ typedef struct {
 } rtfm_memory;
 
 RTFM_C_API const char* rtfm_version(void);
+
+/* Camera-to-world poses of other conventions; matrices are row-major. A pose that is refused leaves
+   `pose` as it was. */
+RTFM_C_API rtfm_status rtfm_pose_from_matrix(const double matrix[16], rtfm_convention convention,
+                                             double pose[16], rtfm_error* error);
+RTFM_C_API rtfm_status rtfm_pose_from_quaternion(const double position[3], const double xyzw[4],
+                                                 rtfm_convention convention, double pose[16],
+                                                 rtfm_error* error);
+RTFM_C_API rtfm_status rtfm_pose_look_at(const double eye[3], const double target[3],
+                                         const double up[3], double pose[16], rtfm_error* error);
+RTFM_C_API rtfm_status rtfm_pose_to_matrix(const double pose[16], rtfm_convention convention,
+                                           double matrix[16], rtfm_error* error);
+/* horizontal: degrees; aspect: width over height. */
+RTFM_C_API rtfm_status rtfm_intrinsics_from_fov(double horizontal, double aspect,
+                                                double intrinsics[2], rtfm_error* error);
 
 RTFM_C_API rtfm_model* rtfm_model_open(const char* path, const char* device, const char* precision,
                                        rtfm_error* error);

@@ -385,7 +385,8 @@ def test_what_the_pages_show_compiles(page, tmp_path):
                 "rtfm_rt_c.h",
                 ["gcc", "-std=c99"],
                 "int fail(const char*);\n"
-                "int block(const uint8_t* image, const double* pose, uint8_t* frame)",
+                "int block(const uint8_t* image, const double* position, const double* xyzw, "
+                "double* pose, uint8_t* frame)",
             ),
         }[kind]
         body = re.sub(r"#include.*\n", "", block)

@@ -210,6 +210,49 @@ def test_a_walk_by_actions(library, tmp_path, rng):
     library.native.rtfm_session_free(walk.session)
 
 
+CONVENTIONS = ("opencv", "opengl", "openxr", "ros_optical", "ros_body", "unity")
+
+
+def test_poses_of_other_conventions(library, rng):
+    position, xyzw = rng.normal(size=3), rng.normal(size=4)
+    xyzw /= np.linalg.norm(xyzw)
+    plain = rtfm_rt.Pose.from_quaternion(position, xyzw).matrix
+    pose, back = np.zeros((4, 4)), np.zeros((4, 4))
+    for number, convention in enumerate(CONVENTIONS):
+        wanted = rtfm_rt.Pose.from_matrix(plain, convention=convention)
+        library.call("pose_from_matrix", pointer(plain), number, pointer(pose))
+        np.testing.assert_allclose(pose, wanted.matrix, atol=1e-15)
+        library.call(
+            "pose_from_quaternion", pointer(position), pointer(xyzw), number, pointer(back)
+        )
+        np.testing.assert_array_equal(back, pose)
+        library.call("pose_to_matrix", pointer(pose), number, pointer(back))
+        np.testing.assert_allclose(back, wanted.to_matrix(convention=convention), atol=1e-15)
+    eye, target, up = np.array([1.0, 2, 3]), np.array([0.0, 1, 7]), np.array([0.0, -1, 0])
+    library.call("pose_look_at", pointer(eye), pointer(target), pointer(up), pointer(pose))
+    wanted = rtfm_rt.Pose.look_at(eye, target, up)
+    np.testing.assert_allclose(pose, wanted.matrix, atol=1e-15)
+    focal = np.zeros(2)
+    degrees, aspect = ctypes.c_double(70), ctypes.c_double(1.5)
+    library.call("intrinsics_from_fov", degrees, aspect, pointer(focal))
+    assert tuple(focal) == pytest.approx(rtfm_rt.Intrinsics.from_fov(70, aspect=1.5))
+
+    before = pose.copy()
+    for status, name, *arguments in (
+        (POSE, "pose_from_matrix", pointer(np.diag([1.0, 1, -1, 1])), 0, pointer(pose)),
+        (POSE, "pose_from_matrix", pointer(plain), 6, pointer(pose)),
+        (POSE, "pose_from_quaternion", pointer(position), pointer(2 * xyzw), 0, pointer(pose)),
+        (POSE, "pose_look_at", pointer(eye), pointer(eye), pointer(up), pointer(pose)),
+        (ARGUMENT, "pose_from_matrix", None, 0, pointer(pose)),
+        (ARGUMENT, "pose_to_matrix", pointer(plain), 0, None),
+        (ARGUMENT, "intrinsics_from_fov", ctypes.c_double(180), aspect, pointer(focal)),
+    ):
+        with pytest.raises(Refused, match="expected") as refused:
+            library.call(name, *arguments)
+        assert refused.value.args[0] == status, (name, refused.value)
+    np.testing.assert_array_equal(pose, before)
+
+
 def test_what_is_refused(library, opened, start, picture):
     mirror = np.diag([1.0, 1, -1, 1])
     eye = np.eye(4)
