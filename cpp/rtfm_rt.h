@@ -148,7 +148,8 @@ struct ModelOptions {
   // missing is a DeviceError.
   std::string device = "auto";
   // "auto", "float32", "bfloat16"; of weights and what meets them "int8" (CPUs with AMX, VNNI or
-  // SDOT) and "float8" (GPUs that have it), which "auto" never takes.
+  // SDOT) and "float8" (GPUs that have it). "auto" is bfloat16 on a GPU, with AMX and on AMD's CPUs
+  // since Zen 4, else float32.
   std::string precision = "auto";
   std::string cublas{};  // the path of a libcublasLt.so.13 that multiplies on a GPU; "" for none
 };

@@ -356,8 +356,9 @@ class Backend {
 };
 
 // tier: "" for the best one that this CPU allows (with `precision`, when given), or "portable",
-// "avx2", "avx512", "amx", "amx_int8", "vnni", "avx_vnni", "sdot". threads: 0 for one per CPU of
-// the caller's affinity mask, else 1..256. Throws std::invalid_argument for what the CPU lacks.
+// "avx2", "avx512", "avx512_bf16", "amx", "amx_int8", "vnni", "avx_vnni", "sdot". threads: 0 for
+// one per CPU of the caller's affinity mask, else 1..256. Throws std::invalid_argument for what the
+// CPU lacks.
 std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional<DType> precision,
                                           int threads);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/amx_emulator.h"
 
+#include <algorithm>
 #include <string>
 
 #include "csrc/cpu/cpu_info.h"
@@ -220,8 +221,11 @@ bool install_amx_emulator() {
 Tiers wrapped_available_tiers() {
   Tiers tiers = real_available_tiers();
 #if defined(RTFM_HAVE_AMX)
-  const bool avx512 = tiers.front() == &rtfm::cpu::avx512::kernels;  // so amx is missing
-  if (avx512 && rtfm::testing::install_amx_emulator()) {
+  const auto has = [&](const rtfm::cpu::Kernels& kernels) {
+    return std::find(tiers.begin(), tiers.end(), &kernels) != tiers.end();
+  };
+  if (has(rtfm::cpu::avx512::kernels) && !has(rtfm::cpu::amx::kernels) &&
+      rtfm::testing::install_amx_emulator()) {
     tiers.insert(tiers.begin(), &rtfm::cpu::amx::kernels);
     tiers.push_back(&rtfm::cpu::amx_int8::kernels);  // behind vnni and avx_vnni, which are real
   }

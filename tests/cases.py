@@ -35,6 +35,14 @@ NOISE_TOLERANCE = 1e-6  # absolute, from the reference: any two devices are with
 # test_int8.py has them.
 INT8 = {"amx_int8": "amx", "vnni": "avx512", "avx_vnni": "avx2", "sdot": "portable"}
 
+BFLOAT16 = ("amx", "avx512_bf16")  # tiers with such operands; those of all others are float32
+
+
+def rounds(device: str) -> bool:
+    """Whether the device has operands in bfloat16."""
+    return not device.startswith("cpu") or device.removeprefix("cpu:") in BFLOAT16
+
+
 # rows, n, k: tails of every tier's tiles (6 to 32 rows, 8 to 32 columns, depth 2 to 32), deep sums,
 # more than one part of the rows and of the depth
 MATMULS = [

@@ -63,13 +63,8 @@ def network(testing: ModuleType, device: str, path: str) -> Any:
     return testing.CausalDit(path, device, threads=2)
 
 
-def rounds(device: str) -> bool:
-    """Whether the device computes in bfloat16."""
-    return not device.startswith("cpu") or device == "cpu:amx"
-
-
 def limits(device: str) -> tuple[float, float]:
-    return LIMIT["bfloat16" if rounds(device) else "float32"]
+    return LIMIT["bfloat16" if cases.rounds(device) else "float32"]
 
 
 def error(got: Any, want: torch.Tensor) -> float:
@@ -79,7 +74,7 @@ def error(got: Any, want: torch.Tensor) -> float:
 def assert_same_images(got: Images, want: torch.Tensor, device: str) -> None:
     """A level off at most, and seldom; more of both in bfloat16."""
     off = np.abs(got.astype(int) - want.numpy().astype(int))
-    most, often = (6, 0.6) if rounds(device) else (1, 1e-3)
+    most, often = (6, 0.6) if cases.rounds(device) else (1, 1e-3)
     assert off.max() <= most and (off > 0).mean() <= often, (off.max(), (off > 0).mean())
 
 
@@ -109,7 +104,7 @@ def test_matches_the_authors(testing, tmp_path):
     arrange = parity.load(recipe)
     latents = [torch.tensor(network.encode(clip.numpy())) for clip in given["images"]]
     got["latents"] = [arrange.latent(tokens).numpy() for tokens in latents]
-    bfloat16 = device == "cpu:amx"
+    bfloat16 = cases.rounds(device)
     for name, values in got.items():
         want = torch.tensor(golden[name])
         assert error(np.stack(values), want) < (2e-2 if bfloat16 else 1e-5), name

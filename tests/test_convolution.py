@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import reference
-from cases import assert_close, normal
+from cases import assert_close, normal, rounds
 
 EPILOGUES = ["store", "operand", "relu", "residual_relu"]
 
@@ -48,7 +48,7 @@ def codec(testing: ModuleType, device: str) -> Any:
 
 
 def dtype(device: str) -> str:
-    return "float32" if device.startswith("cpu") and device != "cpu:amx" else "bfloat16"
+    return "bfloat16" if rounds(device) else "float32"
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES)

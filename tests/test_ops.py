@@ -270,8 +270,7 @@ def test_names(testing, device):
     backend = testing.Device(device)
     assert backend.name == ("cuda:0" if device == "cuda" else device)
     dtype = backend.precision
-    float32 = device in ("cpu:portable", "cpu:avx2", "cpu:avx512")
-    assert dtype == ("float32" if float32 else "bfloat16")
+    assert dtype == ("bfloat16" if cases.rounds(device) else "float32")
     assert testing.Device(device, dtype).name == backend.name
 
 
@@ -279,8 +278,8 @@ def test_the_best_tier_is_taken(testing):
     best = testing.tiers()[0]
     for name in CPU_NAMES:
         assert testing.Device(name).name == f"cpu:{best}"
-        fastest = next(tier for tier in testing.tiers() if tier not in ("amx", *cases.INT8))
-        assert testing.Device(name, "float32").name == f"cpu:{fastest}"
+        exact = (t for t in testing.tiers() if t not in (*cases.BFLOAT16, *cases.INT8))
+        assert testing.Device(name, "float32").name == f"cpu:{next(exact)}"
     assert [tier for tier in testing.tiers() if tier not in cases.INT8][-1] == "portable"
 
 
@@ -311,8 +310,10 @@ def test_refuses_precisions(testing, name):
 
 
 @pytest.mark.parametrize("name", ["cpu:portable", "cpu:avx2", "cpu:avx512"])
-def test_refuses_bfloat16_without_amx(testing, name):
-    with pytest.raises(rtfm_rt.DeviceError, match="bfloat16 is what amx computes in"):
+def test_refuses_bfloat16_of_other_tiers(testing, name):
+    with pytest.raises(
+        rtfm_rt.DeviceError, match="bfloat16 is what amx and avx512_bf16 compute in"
+    ):
         testing.Device(name, "bfloat16")
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// f32 attention of the portable, AVX2, AVX-512 and SDOT tiers: online softmax over chunks of keys,
-// for a panel of queries side by side. Keys and values are read as pages hold them, and a vector of
-// scores is of one key, so that no maximum and no sum crosses lanes.
+// Attention in f32 and AVX512-BF16, whose operands are words of the register kernel: online softmax
+// over chunks of keys, for a panel of queries side by side. A vector of scores is of one key, so
+// that no maximum and no sum crosses lanes.
 // A running maximum is needed in spite of QK-norm: a far camera's transform lengthens its keys
 // freely.
 #include "csrc/cpu/attention.h"
@@ -35,7 +35,15 @@ RTFM_INLINE void raise(const float* scores, int64_t keys, vf (&top)[kVectors]) {
   for (int64_t i = 0; i < kVectors; ++i) top[i] = max(top[i], other[i]);
 }
 
-// Turns scores [keys, NR], powers of two, into weights in place.
+#ifdef RTFM_BF16
+RTFM_INLINE vf weight(vf score) { return exp2_coarse(score); }  // of which 8 bits are kept
+RTFM_INLINE vf word_of(const vf (&weights)[kWord]) { return paired(weights[0], weights[1]); }
+#else
+RTFM_INLINE vf weight(vf score) { return exp2(score); }
+RTFM_INLINE vf word_of(const vf (&weights)[kWord]) { return weights[0]; }
+#endif
+
+// Turns scores [keys, NR], powers of two, into weights in place: [keys, NR], or words of two keys.
 RTFM_INLINE void weigh(float* scores, int64_t keys, int64_t dim, Softmax& s) {
   vf top[kVectors], total[kVectors];
   for (int64_t i = 0; i < kVectors; ++i) top[i] = load(s.top + i * VL);
@@ -51,18 +59,21 @@ RTFM_INLINE void weigh(float* scores, int64_t keys, int64_t dim, Softmax& s) {
     }
     store(s.top + i * VL, top[i]);
   }
-  for (int64_t j = 0; j < keys; ++j)
+  for (int64_t j = 0; j < keys; j += kWord)
     for (int64_t i = 0; i < kVectors; ++i) {
-      float* score = scores + j * NR + i * VL;
-      const vf w = exp2(load(score) - top[i]);
-      store(score, w);
-      total[i] += w;
+      vf weights[kWord] = {};
+      for (int64_t n = 0; n < least(kWord, keys - j); ++n) {
+        weights[n] = weight(load(scores + (j + n) * NR + i * VL) - top[i]);
+        total[i] += weights[n];
+      }
+      store(scores + j / kWord * NR + i * VL, word_of(weights));
     }
   for (int64_t i = 0; i < kVectors; ++i) store(s.total + i * VL, total[i]);
 }
 
-// Operands of the register kernel: [rows, dim] of keys, and [dims, keys] of values, whose rows of
-// memory come from beyond L1 and are fetched ahead; and what lies in L1, as multiplied by them.
+// Operands of the register kernel, in words: [rows, dim] of keys, and [dims, keys] of values, whose
+// rows of memory come from beyond L1 and are fetched ahead; and what lies in L1, as multiplied by
+// them.
 struct Keys {
   const float* at;
   int64_t stride;
@@ -100,10 +111,14 @@ RTFM_INLINE void multiply_all(int64_t rows, const A& a, const float* b, int64_t 
 // Brings keys and values of a head, [keys, dim] each, into the softmax of the queries q [dim, NR].
 RTFM_INLINE void attend(const float* q, const float* k, const float* v, int64_t keys, int64_t dim,
                         Softmax& softmax) {
+  const int64_t depth = words_of(dim);
   alignas(64) float scores[kChunk * NR];
-  multiply_all(keys, [&](int64_t r) { return Keys{k + r * dim, dim}; }, q, dim, scores, false);
+  multiply_all(
+      keys, [&](int64_t r) { return Keys{k + r * depth, depth}; }, q, depth, scores, false);
   weigh(scores, keys, dim, softmax);
-  multiply_all(dim, [&](int64_t d) { return Values{v + d, dim}; }, scores, keys, softmax.out, true);
+  multiply_all(
+      dim, [&](int64_t d) { return Values{v + d, dim}; }, scores, words_of(keys), softmax.out,
+      true);
 }
 
 void attention(const AttentionArgs& a, int64_t task, int64_t) {
@@ -112,7 +127,8 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
   const int64_t panels = round_up(a.tokens, NR) / NR;
   const int64_t head = task / panels, first = task % panels * NR;
   const int64_t kv_head = head * a.kv_heads / a.heads;
-  const float* q = static_cast<const float*>(a.q) + (head * round_up(a.tokens, 32) + first) * a.dim;
+  const int64_t depth = words_of(a.dim);
+  const float* q = static_cast<const float*>(a.q) + (head * round_up(a.tokens, 32) + first) * depth;
   Softmax softmax;
   for (float& top : softmax.top) top = -1e30f;
   std::memset(softmax.total, 0, sizeof softmax.total);
@@ -121,7 +137,7 @@ void attention(const AttentionArgs& a, int64_t task, int64_t) {
     const float* slot = layout.data(static_cast<const char*>(a.context) + s * layout.bytes());
     const float *k = slot + layout.k(kv_head), *v = slot + layout.v(kv_head);
     for (int64_t j = 0; j < a.tokens; j += kChunk)
-      attend(q, k + j * a.dim, v + j * a.dim, least(kChunk, a.tokens - j), a.dim, softmax);
+      attend(q, k + j * depth, v + j / kWord * a.dim, least(kChunk, a.tokens - j), a.dim, softmax);
   }
   alignas(64) float rows[NR * kMaxDim];
   for (int64_t d = 0; d < a.dim; d += VL)

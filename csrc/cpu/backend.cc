@@ -144,8 +144,9 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& tier, std::optional
       return std::make_unique<cpu::CpuBackend>(*t, threads ? threads : cpu::available_cpus());
   throw std::invalid_argument("cpu: no tier '" + (tier.empty() ? "auto" : tier) + "' with " +
                               wanted + "; this CPU and build offer " + names +
-                              " (bfloat16 is what amx computes in, which wants AMX-BF16; int8 what "
-                              "amx_int8, vnni, avx_vnni and sdot multiply in, which want "
+                              " (bfloat16 is what amx and avx512_bf16 compute in, which want "
+                              "AMX-BF16 and AVX512-BF16; int8 what amx_int8, vnni, avx_vnni and "
+                              "sdot multiply in, which want "
                               "AMX-INT8, AVX512-VNNI, AVX-VNNI and, on aarch64, SDOT; float32 all "
                               "others; float8 wants a GPU)");
 }

@@ -11,7 +11,7 @@ namespace rtfm::cpu::RTFM_TIER {
 // Of one task: what its places see and their sums lie in the first two levels of cache.
 constexpr int64_t kDepth = 128, kColumns = 128;
 
-#ifdef RTFM_BF16
+#ifdef __AMX_TILE__
 
 constexpr int64_t kStrip = 32, kPanel = 32;
 
@@ -42,14 +42,15 @@ constexpr int64_t kStrip = MR, kPanel = NR;
 struct Tiles {};  // only AMX has some
 
 RTFM_INLINE int64_t panel_at(int64_t panel, int64_t k, int64_t depth) {
-  return (panel * depth + k) * NR;
+  return (panel * words_of(depth) * kWord + k) * NR;
 }
 
 RTFM_INLINE void add_products(const Operand* seen, int64_t places, const Operand* w, int64_t depth,
                               float* sums, bool more) {
+  const auto words = [](const Operand* at) { return reinterpret_cast<const float*>(at); };
   for (int64_t m = 0; m < places; m += kStrip)
-    multiply(least(kStrip, places - m), Rows{seen + m * kDepth, kDepth}, Panel{w}, depth,
-             sums + m * kColumns, kColumns, more);
+    multiply(least(kStrip, places - m), Rows{words(seen + m * kDepth), kDepth / kWord},
+             Panel{words(w)}, words_of(depth), sums + m * kColumns, kColumns, more);
 }
 
 #endif
@@ -103,7 +104,7 @@ static void gather_columns(const ConvolutionArgs& a, const Places& places, int64
     i += count;
   }
 #ifdef RTFM_BF16
-  for (int64_t i = 0; i < places.count; ++i)  // tiles are read to their end
+  for (int64_t i = 0; i < places.count; ++i)  // tiles and pairs are read to their end
     std::memset(seen + i * kDepth + depth, 0, size_t(round_up(depth, 32) - depth) * 2);
 #endif
 }

@@ -16,13 +16,25 @@
 namespace rtfm::cpu {
 namespace {
 
+#if defined(__x86_64__)
+bool has_avx_vnni() {  // unknown to __builtin_cpu_supports of clang 14
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+bool has_avx512_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+#endif
+
 #if defined(RTFM_HAVE_AMX)
 bool amx_allowed() {
 #if defined(__linux__)
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   if (!(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512-BF16
+  if (!has_avx512_bf16()) return false;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM)
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
@@ -33,13 +45,6 @@ bool amx_allowed() {
 bool has_amx_int8() {
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1);
-}
-#endif
-
-#if defined(__x86_64__)
-bool has_avx_vnni() {  // unknown to __builtin_cpu_supports of clang 14
-  unsigned a, b, c, d;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 #endif
 
@@ -57,6 +62,9 @@ std::vector<const Kernels*> available_tiers() {
   const bool amx = avx512 && amx_allowed();
   if (amx) tiers.push_back(&amx::kernels);
 #endif
+  const bool bf16 = avx512 && has_avx512_bf16();
+  const bool fast_bf16 = bf16 && __builtin_cpu_is("amd");
+  if (fast_bf16) tiers.push_back(&avx512_bf16::kernels);
   if (avx512) tiers.push_back(&avx512::kernels);
   if (avx2) tiers.push_back(&avx2::kernels);
 #endif
@@ -65,6 +73,7 @@ std::vector<const Kernels*> available_tiers() {
   if (amx && has_amx_int8()) tiers.push_back(&amx_int8::kernels);
 #endif
 #if defined(__x86_64__)
+  if (bf16 && !fast_bf16) tiers.push_back(&avx512_bf16::kernels);
   if (avx512 && __builtin_cpu_supports("avx512vnni")) tiers.push_back(&vnni::kernels);
   if (avx2 && has_avx_vnni()) tiers.push_back(&avx_vnni::kernels);
 #elif defined(__aarch64__) && defined(__linux__)

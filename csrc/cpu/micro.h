@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The f32 register kernel of matmul and attention: a strip of at most MR rows times a panel of NR
-// columns.
+// The register kernel of matmul and attention in f32 and AVX512-BF16: a strip of at most MR rows
+// times a panel of NR columns, a word of depth at a time, which is one f32 or two bf16.
 #pragma once
 
 #include "csrc/cpu/strip.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-// Rows of NR columns that lie `stride` floats apart.
+constexpr int64_t kWord = sizeof(float) / sizeof(Operand);  // depths in a word
+RTFM_INLINE int64_t words_of(int64_t depth) { return round_up(depth, kWord) / kWord; }
+
+#ifdef RTFM_BF16
+RTFM_INLINE vf multiply_add(vf sum, vf x, vf b) {
+  return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)b, (__m512bh)x);
+}
+#else
+RTFM_INLINE vf multiply_add(vf sum, vf x, vf b) { return sum + x * b; }
+#endif
+
+// Rows of NR columns that lie `stride` words apart.
 struct Panel {
   const float* rows;
   int64_t stride = NR;
@@ -20,7 +31,7 @@ struct Panel {
   }
 };
 
-// The same in bf16, which f32 holds exactly: a word is a column and, in its upper half, the one VL
+// Of f32 in bf16, which holds them exactly: a word is a column and, in its upper half, the one VL
 // further right. Leaves the rows in `wide` for the strips to come.
 struct NarrowPanel {
   const uint32_t* rows;
@@ -36,14 +47,14 @@ struct NarrowPanel {
   }
 };
 
-// A matrix [R, k] whose rows lie `stride` floats apart.
+// A matrix [R, k] whose rows lie `stride` words apart.
 struct Rows {
   const float* at;
   int64_t stride;
   RTFM_INLINE float get(const Rows& a, int64_t r, int64_t i) { return a.at[r * a.stride + i]; }
 };
 
-// c[R, NR] (+)= a[R, k] · b[k, NR]; strides in floats.
+// c[R, NR] (+)= a[R, k] · b[k, NR]; k and strides in words.
 template <int R, class A, class B>
 static __attribute__((noinline)) void strip(const A& a, const B& b, int64_t k, float* c,
                                             int64_t ldc, bool accumulate) {
@@ -59,8 +70,8 @@ static __attribute__((noinline)) void strip(const A& a, const B& b, int64_t k, f
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const vf x = splat(A::get(a, r, i));
-      acc[r][0] += x * b0;
-      acc[r][1] += x * b1;
+      acc[r][0] = multiply_add(acc[r][0], x, b0);
+      acc[r][1] = multiply_add(acc[r][1], x, b1);
     }
   }
 #pragma GCC unroll 16

@@ -4,7 +4,9 @@
 // a page in place (kReadsPages), point_to makes a slot say so.
 #pragma once
 
-#if defined(RTFM_BF16)
+#if defined(__AMX_TILE__)
+#include "csrc/cpu/slot_amx.h"
+#elif defined(RTFM_BF16)
 #include "csrc/cpu/slot_bf16.h"
 #elif defined(RTFM_INT8) && !defined(__aarch64__)  // SDOT does not multiply the int16 of V
 #include "csrc/cpu/slot_int8.h"

@@ -1,73 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
-// K/V and queries in bf16, as tiles of AMX.
+// K/V in bf16 as rows of pairs, and queries as panels of the register kernel.
 #pragma once
 
+#include "csrc/cpu/micro.h"
 #include "csrc/cpu/transpose.h"
 
 namespace rtfm::cpu::RTFM_TIER {
 
-// K: [heads, keys/16, dim/32] tiles of [16 pairs of dim, 16 keys, 2]
-// V: [heads, keys/32, dim/16] tiles of [16 pairs of keys, 16 dims, 2]; keys and dim padded to 32.
+// K: [heads, tokens, dim]; V: [heads, tokens/2, dim, 2], two tokens side by side; dim and tokens
+// rounded up to pairs.
 struct SlotLayout {
-  int64_t keys, depth;  // padded tokens, padded dim
-  int64_t heads;
-  SlotLayout(int64_t heads, int64_t tokens, int64_t dim)
-      : keys(round_up(tokens, 32)), depth(round_up(dim, 32)), heads(heads) {}
-  int64_t head_size() const { return keys * depth; }  // elements of K, and of V
-  int64_t bytes() const { return 2 * heads * head_size() * int64_t(sizeof(Operand)); }
-  int64_t k(int64_t head) const { return head * head_size(); }  // where it begins, in elements
-  int64_t v(int64_t head) const { return (heads + head) * head_size(); }
+  int64_t heads, tokens, dim;
+  SlotLayout(int64_t heads, int64_t tokens, int64_t dim) : heads(heads), tokens(tokens), dim(dim) {}
+  int64_t keys_size() const { return tokens * words_of(dim); }  // of a head, in words
+  int64_t values_size() const { return words_of(tokens) * dim; }
+  int64_t bytes() const { return heads * (keys_size() + values_size()) * 4; }
+  int64_t k(int64_t head) const { return head * keys_size(); }  // where it begins, in words
+  int64_t v(int64_t head) const { return heads * keys_size() + head * values_size(); }
+  const float* data(const char* slot) const { return reinterpret_cast<const float*>(slot); }
 };
-
-// Two rows of numbers as words: bf16 of `even` in the lower half, of `odd` in the upper one.
-RTFM_INLINE vf paired(vf even, vf odd) {
-  const auto bits = [](vf v) {
-    Operand rounded[VL];
-    store(rounded, v);
-    vh halves;
-    std::memcpy(&halves, rounded, sizeof halves);
-    return __builtin_convertvector(halves, vu);
-  };
-  return (vf)(bits(even) | bits(odd) << 16);
-}
 
 constexpr bool kReadsPages = false;
 RTFM_INLINE void point_to(void*, const float*) {}
 
-// keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is a
-// multiple of 32
+// A row of `dim` numbers as words.
+RTFM_INLINE void put_row(const float* row, int64_t dim, float* words) {
+  Operand* out = reinterpret_cast<Operand*>(words);
+  copy_row(row, dim, out);
+  if (dim % 2) out[dim] = 0;
+}
+
+// keys: [count, dim], values: [count] rows of dim; for tokens first, first + 1, ...; first is even
 static inline void pack_slot(const SlotLayout& l, void* slot, int64_t head, int64_t first,
                              int64_t count, int64_t dim, const float* keys, const float* values,
                              int64_t value_stride) {
-  Operand* k = static_cast<Operand*>(slot) + l.k(head);
-  Operand* v = static_cast<Operand*>(slot) + l.v(head);
-  alignas(64) Operand rows[16 * 256];  // heads have 256 dims at most
-  for (int64_t i = 0; i < count; i += 16) {
-    const int64_t tokens = least<int64_t>(16, count - i);
-    for (int64_t j = 0; j < tokens; ++j) copy_row(keys + (i + j) * dim, dim, rows + j * 256);
-    put_columns(reinterpret_cast<const float*>(rows), 128, tokens, dim / 2,
-                reinterpret_cast<float*>(k + (first + i) * l.depth), 16);
-  }
-  for (int64_t i = 0; i < count; i += 2) {
-    const int64_t j = first + i;
+  float* data = static_cast<float*>(slot);
+  float *k = data + l.k(head) + first * words_of(dim), *v = data + l.v(head) + first / 2 * dim;
+  for (int64_t i = 0; i < count; ++i) put_row(keys + i * dim, dim, k + i * words_of(dim));
+  for (int64_t i = 0; i < count; i += 2, v += dim) {
     const float *even = values + i * value_stride, *odd = even + value_stride;
     for_each_vector(dim, [&](int64_t d, int64_t n) {
-      const vf pairs = paired(load_some(even + d, n), i + 1 < count ? load_some(odd + d, n) : vf{});
-      store(reinterpret_cast<float*>(v + j / 32 * 32 * l.depth + d / 16 * 512 + j % 32 * 16),
-            pairs);
+      const vf next = i + 1 < count ? load_some(odd + d, n) : vf{};
+      store_some(v + d, paired(load_some(even + d, n), next), n);
     });
   }
 }
 
-// Queries: [heads, padded tokens] rows of padded dim.
-RTFM_INLINE int64_t query_stride(int64_t dim) {
-  return round_up(dim, 32) * int64_t(sizeof(Operand));
-}
-// queries: [count, dim]; for tokens first, first + 1, ...
+// Queries: [heads, padded tokens / NR] panels [dim/2, NR, 2].
+RTFM_INLINE int64_t query_stride(int64_t dim) { return words_of(dim) * int64_t(sizeof(float)); }
+
+// queries: [count, dim]; for tokens first, first + 1, ...; first is a multiple of 32
 RTFM_INLINE void pack_queries(void* head, int64_t first, int64_t count, int64_t dim,
                               const float* queries) {
-  Operand* out = static_cast<Operand*>(head) + first * round_up(dim, 32);
-  for (int64_t i = 0; i < count; ++i) copy_row(queries + i * dim, dim, out + i * round_up(dim, 32));
+  constexpr int64_t kRow = 256 / kWord;  // heads have 256 dims at most
+  alignas(64) float rows[VL * kRow];
+  for (int64_t i = 0; i < count; i += VL) {
+    const int64_t j = first + i, tokens = least(VL, count - i);
+    for (int64_t t = 0; t < tokens; ++t) put_row(queries + (i + t) * dim, dim, rows + t * kRow);
+    put_columns(rows, kRow, tokens, words_of(dim),
+                static_cast<float*>(head) + j / NR * NR * words_of(dim) + j % NR, NR);
+  }
 }
 
 }  // namespace rtfm::cpu::RTFM_TIER

@@ -17,9 +17,12 @@ namespace rtfm::cpu::RTFM_TIER {
 
 #ifdef RTFM_BF16
 constexpr DType kOperand = DType::bf16;
-constexpr int64_t kRowPadding = 32;
 #else
 constexpr DType kOperand = DType::f32;
+#endif
+#ifdef __AMX_TILE__
+constexpr int64_t kRowPadding = 32;
+#else
 constexpr int64_t kRowPadding = 1;
 #endif
 #ifdef RTFM_INT8

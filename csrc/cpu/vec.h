@@ -17,6 +17,7 @@ typedef float vf __attribute__((vector_size(RTFM_VEC_BYTES)));
 typedef int32_t vi __attribute__((vector_size(RTFM_VEC_BYTES)));
 typedef uint32_t vu __attribute__((vector_size(RTFM_VEC_BYTES)));
 typedef uint16_t vh __attribute__((vector_size(RTFM_VEC_BYTES / 2)));
+typedef uint16_t vhh __attribute__((vector_size(RTFM_VEC_BYTES)));
 
 constexpr int64_t VL = RTFM_VEC_BYTES / 4;  // floats per vector
 
@@ -85,6 +86,14 @@ RTFM_INLINE vf load(const Operand* p) {
   return (vf)(__builtin_convertvector(h, vu) << 16);
 }
 RTFM_INLINE Operand to_operand(float x) { return to_bf16(x); }
+// Words of two bf16: `even` in the lower half, `odd` in the upper one.
+RTFM_INLINE vf paired(vf even, vf odd) {
+  constexpr auto alternate = []<size_t... I>(std::index_sequence<I...>) {
+    return vhh{uint16_t(I / 2 + I % 2 * size_t(VL))...};
+  }(std::make_index_sequence<2 * size_t(VL)>());
+  const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+  return (vf)_mm512_permutexvar_epi16((__m512i)alternate, (__m512i)halves);
+}
 #else
 using Operand = float;
 RTFM_INLINE Operand to_operand(float x) { return x; }
@@ -159,8 +168,13 @@ RTFM_INLINE void copy_row(const From* from, int64_t count, To* to) {
 // 2^x for x <= 127 with a relative error below 3e-7, exact for integers; below 2^-126 it ends in 0.
 // exp2_coarse: for x <= 0 with one below 7.5e-5; may end in 2^-125.
 #ifdef __AVX512F__
+RTFM_INLINE vf above_floor(vf x) {  // x - floor(x)
+  // in place, because Zen 4 waits for what the destination held, which takes 4 times as long
+  asm("vreduceps $1, %0, %0" : "+v"(x));
+  return x;
+}
 RTFM_INLINE vf exp2(vf x) {
-  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
+  const vf f = above_floor(x);
   vf p = splat(1.86713007e-3f);
   p = p * f + 9.01703032e-3f;
   p = p * f + 5.57999131e-2f;
@@ -170,7 +184,7 @@ RTFM_INLINE vf exp2(vf x) {
   return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);  // p * 2^floor(x)
 }
 RTFM_INLINE vf exp2_coarse(vf x) {
-  const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
+  const vf f = above_floor(x);
   const vf p = ((f * 7.8024521e-2f + 2.2606716e-1f) * f + 6.9583354e-1f) * f + 9.9992520e-1f;
   return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
 }

@@ -147,7 +147,8 @@ class Session(_core.Session):
     model: a bundled name ("rooms"), the path of a model file, or a `Model` to share.
     device: "auto", "cpu", "cuda", "cuda:1"; one that is missing is a `DeviceError`.
     precision: "auto", "float32", "bfloat16", or of weights and what meets them "float8" (on a GPU
-    that has it) or "int8" (on a CPU with AMX, VNNI or SDOT); "auto" takes neither of these two.
+    that has it) or "int8" (on a CPU with AMX, VNNI or SDOT). "auto" is bfloat16 on a GPU, with AMX
+    and on AMD's CPUs since Zen 4, else float32; `session.precision` says which.
     threads: CPU threads, None for one per CPU.
     (A shared `Model` brings its own device and precision.)
     seed: of all noise; equal seeds, pictures and poses give equal frames.
