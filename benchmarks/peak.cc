@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can do at most: float32 arithmetic, and reading from each level of its memory.
+// What this machine can do at most: arithmetic in float32, bfloat16 and int8, and reading from each
+// level of its memory.
 // benchmarks/phases.py compiles it for the machine at hand and runs it: `peak THREADS` prints JSON.
 #include <algorithm>
 #include <atomic>
@@ -10,6 +11,9 @@
 #include <functional>
 #include <thread>
 #include <vector>
+#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -28,18 +32,19 @@ constexpr int kFloats = kBytes / 4;
 
 volatile float sink;
 
-// Independent chains of multiply-adds that stay in registers.
-double multiply_add(int64_t rounds) {
+// Independent chains of multiply-adds that stay in registers, of `depth` numbers in each word.
+template <class Add>
+double multiply_add(int64_t rounds, int depth, const Add& add) {
   Vector acc[kAccumulators];
   for (int j = 0; j < kAccumulators; ++j) acc[j] = Vector{} + float(j);  // equal ones would merge
   const Vector x = Vector{} + 0.999f, y = Vector{} + 1e-3f;
   for (int64_t i = 0; i < rounds; ++i)
 #pragma GCC unroll 32
-    for (int j = 0; j < kAccumulators; ++j) acc[j] = acc[j] * x + y;
+    for (int j = 0; j < kAccumulators; ++j) acc[j] = add(acc[j], x, y);
   Vector total{};
   for (const Vector& a : acc) total += a;
   sink = total[0];
-  return double(rounds) * kAccumulators * kFloats * 2;
+  return double(rounds) * kAccumulators * kFloats * 2 * depth;
 }
 
 // Reads `bytes` again and again.
@@ -96,9 +101,26 @@ double read_rate(int threads, int64_t bytes) {
 
 int main(int count, char** arguments) {
   const int threads = count > 1 ? std::atoi(arguments[1]) : 1;
-  const double flops = rate(threads, [](int) { return multiply_add(400'000); });
-  std::printf("{\"gflops\": %.0f, \"l2_gbs\": %.0f, \"l3_gbs\": %.0f, \"dram_gbs\": %.0f}\n",
-              flops / 1e9, read_rate(threads, int64_t{1} << 20) / 1e9,
-              read_rate(threads, int64_t{16} << 20) / 1e9,
-              read_rate(threads, int64_t{256} << 20) / 1e9);
+  const auto arithmetic = [&](const char* name, int depth, const auto& add) {
+    const double most = rate(threads, [&](int) { return multiply_add(400'000, depth, add); });
+    std::printf("\"%s\": %.0f, ", name, most / 1e9);
+  };
+  const auto reading = [&](int mib) { return read_rate(threads, int64_t{mib} << 20) / 1e9; };
+  std::printf("{");
+  arithmetic("float32", 1, [](Vector sum, Vector x, Vector y) { return sum * x + y; });
+#ifdef __AVX512BF16__
+  arithmetic("bfloat16", 2, [](Vector sum, Vector x, Vector y) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+  });
+#endif
+#ifdef __AVX512VNNI__
+  arithmetic("int8", 4, [](Vector sum, Vector x, Vector y) {
+    asm("vpdpbusd %2, %1, %0"
+        : "+v"(sum)
+        : "v"(x), "v"(y));  // GCC 12 copies sums around intrinsics
+    return sum;
+  });
+#endif
+  std::printf("\"l2_gbs\": %.0f, \"l3_gbs\": %.0f, \"dram_gbs\": %.0f}\n", reading(1), reading(16),
+              reading(256));
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the time of a write pass goes: each op against what the machine can do at most.
 
-    python -m benchmarks.phases [--json FILE]
+    python -m benchmarks.phases [--precision bfloat16] [--json FILE]
 
 From the root of the repository. Needs the extra `test`, a build with
 `--config-settings=cmake.define.RTFM_TESTING=ON`, and a C++ compiler: `benchmarks/peak.cc` measures
@@ -33,7 +33,7 @@ Cost = tuple[float, float, float]  # GFLOP, MB of weights and context, MB of act
 
 
 def peak(threads: int) -> dict[str, float]:
-    """GFLOP/s of float32 and GB/s of L2, of the last level cache and of memory; best of many."""
+    """GFLOP/s by precision and GB/s of L2, of the last level cache and of memory; best of many."""
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/peak"
         compiler = os.environ.get("CXX", "c++")
@@ -45,36 +45,40 @@ def peak(threads: int) -> dict[str, float]:
     return figures
 
 
-def costs(config: Config, pages: int) -> dict[str, Cost]:
-    """Of one call of each op of a block in float32."""
+def costs(config: Config, pages: int, precision: str) -> dict[str, Cost]:
+    """Of one call of each op of a block; weights lie in int8 or bfloat16."""
     width, mlp = config.width, config.mlp
     n = config.height * config.image_width // config.patch**2
+    operand = 2 if precision == "bfloat16" else 4  # bytes; products are float32
+    weight = 1 if precision == "int8" else 2
 
-    def matmul(inner: int, outer: int, outputs: int = 1) -> Cost:
-        return 2e-9 * n * inner * outer, 4e-6 * inner * outer, 4e-6 * n * (inner + outputs * outer)
+    def matmul(inner: int, outer: int, put: int) -> Cost:
+        far, near = weight * inner * outer, n * (operand * inner + put * outer)
+        return 2e-9 * n * inner * outer, 1e-6 * far, 1e-6 * near
 
     keys = (pages + 1) * n
+    move, both = 1e-6 * n * width, 2 * operand  # of K and V, of q and o
     return {
-        "norm and modulate": (7e-9 * n * width, 0.0, 8e-6 * n * width),
-        f"matmul {width} to {3 * width}": matmul(width, 3 * width),
-        "split, QK-norm, RoPE": (15e-9 * n * width, 8e-6 * n * width, 16e-6 * n * width),
-        "attention": (4e-9 * n * keys * width, 8e-6 * keys * width, 8e-6 * n * width),
-        f"matmul {width} to {width}": matmul(width, width, 2),
-        f"matmul {width} to {mlp}": matmul(width, mlp),
-        f"matmul {mlp} to {width}": matmul(mlp, width, 2),
+        "norm and modulate": (7e-9 * n * width, 0.0, move * (4 + operand)),
+        f"matmul {width} to {3 * width}": matmul(width, 3 * width, 4),
+        "split, QK-norm, RoPE": (15e-9 * n * width, move * both, move * (12 + operand)),
+        "attention": (4e-9 * n * keys * width, 1e-6 * keys * width * both, move * both),
+        f"matmul {width} to {width}": matmul(width, width, 8),
+        f"matmul {width} to {mlp}": matmul(width, mlp, operand),
+        f"matmul {mlp} to {width}": matmul(mlp, width, 8),
     }
 
 
-def times(config: Config, pages: int, threads: int, rounds: int) -> dict[str, tuple[int, float]]:
+def times(config: Config, pages: int, args: argparse.Namespace) -> dict[str, tuple[int, float]]:
     """Calls of each op in one write pass, and the fewest seconds that they took together."""
     with tempfile.TemporaryDirectory() as folder:
         problem.write_problem(Path(folder), config, pages)
         a = contestants.arrays(Path(folder))
         write = _testing.WritePass(
             f"{folder}/model.safetensors",
-            "cpu",
-            "float32",
-            threads,
+            args.device,
+            args.precision,
+            args.threads,
             a["images"],
             a["transforms"],
             a["x"],
@@ -82,7 +86,7 @@ def times(config: Config, pages: int, threads: int, rounds: int) -> dict[str, tu
     t = float(a["t"])
     calls: dict[str, int] = {}
     samples: dict[str, list[float]] = {}
-    for i in range(rounds + 3):
+    for i in range(args.rounds + 3):
         total: dict[str, float] = {}
         phases: list[tuple[str, float]] = write.phases(t)
         for op, seconds in phases:
@@ -96,13 +100,13 @@ def times(config: Config, pages: int, threads: int, rounds: int) -> dict[str, tu
 
 def table(config: Config, pages: int, rates: dict[str, float], args: Any) -> list[dict[str, Any]]:
     """A row for each op, of one call; `share` of the whole pass."""
-    measured = times(config, pages, args.threads, args.rounds)
+    measured = times(config, pages, args)
     whole = sum(seconds for _, seconds in measured.values())
     rows = []
-    for op, (gflop, far, near) in costs(config, pages).items():
+    for op, (gflop, far, near) in costs(config, pages, args.precision).items():
         calls, seconds = measured[op]
         seconds /= calls
-        arithmetic = gflop / rates["gflops"]
+        arithmetic = gflop / rates[args.precision]
         memory = 1e-3 * (far / rates["l3_gbs"] + near / rates["l2_gbs"])
         rows.append(
             {
@@ -123,6 +127,7 @@ def table(config: Config, pages: int, rates: dict[str, float], args: Any) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", default="float32", help="float32, bfloat16 or int8")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--pages", type=int, default=4)
@@ -130,6 +135,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
+    # named, because the tests' module would emulate what is missing
+    args.device = rtfm_rt.Model("rooms", "cpu", args.precision).device
     rates = peak(args.threads)
     print(f"peak, {args.threads} threads: {rates}")
     result: dict[str, Any] = {"peak": rates, "phases": {}}
@@ -144,7 +151,7 @@ def main() -> None:
             **machine(),
             "date": time.strftime("%Y-%m-%d"),
             "rtfm_rt": rtfm_rt.__version__,
-            "device": rtfm_rt.Model("rooms", "cpu", "float32").device,
+            "device": args.device,
             "threads": args.threads,
             "pages": args.pages,
             "load_average": [round(value, 2) for value in os.getloadavg()],
