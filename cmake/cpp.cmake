@@ -19,17 +19,26 @@ target_compile_features(rtfm_rt PUBLIC cxx_std_20)
 target_compile_definitions(rtfm_rt PRIVATE RTFM_VERSION="${PROJECT_VERSION}")
 target_include_directories(rtfm_rt INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/cpp>
                                              $<INSTALL_INTERFACE:${RTFM_PREFIX}include>)
-set(exports ${PROJECT_SOURCE_DIR}/cmake/cpp_exports.map)
 target_link_libraries(rtfm_rt PRIVATE rtfm_world)
-target_link_options(rtfm_rt PRIVATE -Wl,--version-script=${exports} -Wl,-z,defs)
 set_target_properties(rtfm_rt PROPERTIES
-  VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} LINK_DEPENDS ${exports})
+  VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+if(WIN32)
+  set_target_properties(rtfm_rt PROPERTIES PREFIX "" IMPORT_PREFIX "")
+  target_link_options(rtfm_rt PRIVATE -static)  # the compiler's libraries come along
+elseif(NOT APPLE)
+  set(exports ${PROJECT_SOURCE_DIR}/cmake/cpp_exports.map)
+  target_link_options(rtfm_rt PRIVATE -Wl,--version-script=${exports} -Wl,-z,defs)
+  set_target_properties(rtfm_rt PROPERTIES LINK_DEPENDS ${exports})
+endif()
 
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 set(libraries ${RTFM_PREFIX}${CMAKE_INSTALL_LIBDIR})
 set(package ${libraries}/cmake/rtfm_rt)
-install(TARGETS rtfm_rt EXPORT rtfm_rt LIBRARY DESTINATION ${libraries} COMPONENT ${RTFM_COMPONENT})
+install(TARGETS rtfm_rt EXPORT rtfm_rt
+        LIBRARY DESTINATION ${libraries} COMPONENT ${RTFM_COMPONENT}
+        ARCHIVE DESTINATION ${libraries} COMPONENT ${RTFM_COMPONENT}  # on Windows: what a linker reads
+        RUNTIME DESTINATION ${RTFM_PREFIX}bin COMPONENT ${RTFM_COMPONENT})
 install(FILES cpp/rtfm_rt.h cpp/rtfm_rt_c.h DESTINATION ${RTFM_PREFIX}include COMPONENT ${RTFM_COMPONENT})
 if(NOT RTFM_PYTHON)
   install(FILES python/rtfm_rt/models/rooms.safetensors DESTINATION share/rtfm_rt COMPONENT cpp)

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/model.h"
 
-#include <sys/stat.h>
-
 #include <filesystem>
 
 #include "cpp/convert.h"
+#include "csrc/os/os.h"
 #include "src/digest.h"
 
 namespace rtfm_rt {
 namespace {
 
-// What is never the same when a file was changed or replaced; zeros where there is none.
+// Zeros where there is none.
 std::array<std::int64_t, 4> stamp_of(const std::string& path) {
-  struct stat about{};
-  if (stat(path.c_str(), &about)) return {};
-  return {std::int64_t(about.st_ino), about.st_size, about.st_mtim.tv_sec, about.st_mtim.tv_nsec};
+  const rtfm::os::File file(path);
+  return file ? file.status().value_or(rtfm::os::File::Status{}).stamp
+              : std::array<std::int64_t, 4>{};
 }
 
 }  // namespace
@@ -24,7 +23,8 @@ Model::Model(const std::string& path, const ModelOptions& options)
     : impl_(std::make_shared<Impl>()) {
   translated([&] {
     std::error_code none;  // the file is found wherever the process goes from here
-    const std::string file = std::filesystem::absolute(path, none).string();
+    const std::string file =
+        rtfm::os::to_name(std::filesystem::absolute(rtfm::os::to_path(path), none));
     impl_->stamp = stamp_of(file);  // before it is read: what changes meanwhile is another file
     impl_->model = std::make_shared<rtfm::Model>(none ? path : file, options.device,
                                                  options.precision, options.cublas);

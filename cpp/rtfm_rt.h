@@ -23,7 +23,13 @@
 #include <utility>
 #include <vector>
 
+#if !defined(_WIN32)
 #define RTFM_RT_API [[gnu::visibility("default")]]
+#elif defined(rtfm_rt_EXPORTS)
+#define RTFM_RT_API [[gnu::dllexport]]
+#else
+#define RTFM_RT_API [[gnu::dllimport]]
+#endif
 
 namespace rtfm_rt {
 

@@ -21,7 +21,13 @@
 extern "C" {
 #endif
 
+#if !defined(_WIN32)
 #define RTFM_C_API __attribute__((visibility("default")))
+#elif defined(rtfm_rt_EXPORTS)
+#define RTFM_C_API __declspec(dllexport)
+#else
+#define RTFM_C_API __declspec(dllimport)
+#endif
 
 typedef enum {
   RTFM_OK = 0,

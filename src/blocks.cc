@@ -6,22 +6,17 @@
 #include <new>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "csrc/os/os.h"
 
 namespace rtfm {
 namespace {
 
-#if defined(__linux__)
 // From the system, which zeroes it as it is used and has all of it back on release. A heap keeps
 // it, and to zero it for the next session touches what that may never use.
 std::shared_ptr<std::byte> mapped(size_t bytes) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  return {static_cast<std::byte*>(memory), [bytes](std::byte* at) { munmap(at, bytes); }};
+  return {static_cast<std::byte*>(os::map(bytes)),
+          [bytes](std::byte* at) { os::unmap(at, bytes); }};
 }
-#endif
 
 // The first aligned address of memory with room for that.
 std::shared_ptr<std::byte> aligned(const std::shared_ptr<std::byte>& owner, size_t alignment) {
@@ -32,10 +27,8 @@ std::shared_ptr<std::byte> aligned(const std::shared_ptr<std::byte>& owner, size
 }  // namespace
 
 std::shared_ptr<std::byte> Blocks::host(int64_t bytes) {
-#if defined(__linux__)
   constexpr int64_t kMapped = int64_t{128} << 10;  // tables that a branch copies: 64 KiB
   if (bytes >= kMapped) return mapped(size_t(bytes));
-#endif
   constexpr size_t kAlignment = 64;
   void* memory = std::calloc(size_t(bytes) + kAlignment, 1);
   if (!memory) throw std::bad_alloc();
@@ -46,9 +39,7 @@ std::shared_ptr<std::byte> Blocks::touched(int64_t bytes) {
   constexpr int64_t kLargePage = int64_t{2} << 20;
   if (bytes < 2 * kLargePage) return host(bytes);
   std::shared_ptr<std::byte> memory = aligned(host(bytes + kLargePage), kLargePage);
-#if defined(__linux__)
-  madvise(memory.get(), size_t(bytes), MADV_HUGEPAGE);  // a hint
-#endif
+  os::prefer_large_pages(memory.get(), size_t(bytes));
   std::memset(memory.get(), 0, size_t(bytes));
   return memory;
 }

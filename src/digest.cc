@@ -5,9 +5,9 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <vector>
 
+#include "csrc/os/os.h"
 #include "src/check.h"
 
 namespace rtfm {
@@ -99,13 +99,14 @@ std::string Sha256::finish() {
 
 std::string sha256_of_file(const std::string& path) {
   Sha256 digest;
-  std::ifstream file(path, std::ios::binary);
-  std::vector<char> block(size_t{1} << 20);
-  while (file) {
-    file.read(block.data(), std::streamsize(block.size()));
-    digest.update(std::string_view(block.data(), size_t(file.gcount())));
+  const os::File file(path);
+  std::vector<std::byte> block(size_t{1} << 20);
+  int64_t got = file ? 1 : -1;
+  for (int64_t at = 0; got > 0; at += got) {
+    got = file.read(block.data(), int64_t(block.size()), at);
+    digest.update(std::span(block).first(size_t(std::max<int64_t>(got, 0))));
   }
-  check<WorldError>(file.eof(), path, ": expected a file to read, got: ", std::strerror(errno));
+  check<WorldError>(got == 0, path, ": expected a file to read, got: ", std::strerror(errno));
   return digest.finish();
 }
 

@@ -30,9 +30,9 @@ std::unique_ptr<Topology> open_topology(const Section& root, Manifest& manifest)
   std::string known;
   for (const Family& family : kFamilies) {
     if (name == family.name) return family.open(root, manifest);
-    known += (known.empty() ? "" : ", ") + quoted(family.name);
+    known += (known.empty() ? "" : ", ") + in_quotes(family.name);
   }
-  fail<ModelError>(root.label("family"), "expected ", known, ", got ", quoted(name),
+  fail<ModelError>(root.label("family"), "expected ", known, ", got ", in_quotes(name),
                    "; the file may need a newer rtfm_rt");
 }
 
@@ -41,13 +41,14 @@ void check_tensors(const Shapes& expected, const Safetensors& file) {
   for (const auto& [name, shape] : expected) {
     const auto found = file.tensors().find(name);
     if (found == file.tensors().end())
-      fail<ModelError>("tensor ", quoted(name), " is missing: expected shape ", to_string(shape));
+      fail<ModelError>("tensor ", in_quotes(name), " is missing: expected shape ",
+                       to_string(shape));
     if (found->second.shape != shape)
-      fail<ModelError>("tensor ", quoted(name), ": expected shape ", to_string(shape), ", got ",
+      fail<ModelError>("tensor ", in_quotes(name), ": expected shape ", to_string(shape), ", got ",
                        to_string(found->second.shape));
   }
   for (const auto& [name, view] : file.tensors())
-    if (!expected.contains(name)) fail<ModelError>("unknown tensor ", quoted(name));
+    if (!expected.contains(name)) fail<ModelError>("unknown tensor ", in_quotes(name));
 }
 
 }  // namespace

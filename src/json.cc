@@ -67,7 +67,7 @@ class Parser {
  private:
   [[noreturn]] void refuse(std::string_view expected) const {
     const std::string got =
-        at_ < text_.size() ? quoted(text_.substr(at_, 1)) : std::string("the end of the text");
+        at_ < text_.size() ? in_quotes(text_.substr(at_, 1)) : std::string("the end of the text");
     fail<ModelError>("JSON, byte ", at_, ": expected ", expected, ", got ", got);
   }
   void require(bool ok, std::string_view expected) const {
@@ -148,7 +148,7 @@ class Parser {
                            [](const auto& a, const auto& b) { return a.key == b.key; });
     if (twice != members.end())
       fail<ModelError>("JSON, object at byte ", start, ": expected every key once, got ",
-                       quoted(twice->key), " twice");
+                       in_quotes(twice->key), " twice");
     return members;
   }
 
@@ -233,7 +233,7 @@ class Parser {
     const auto error = std::from_chars(first, last, d).ec;
     if (error != std::errc())
       fail<ModelError>("JSON, byte ", start, ": expected a number that fits a double, got ",
-                       quoted(text_.substr(start, at_ - start)));
+                       in_quotes(text_.substr(start, at_ - start)));
     return {d};
   }
 
@@ -261,7 +261,7 @@ const char* Json::type() const {
 
 Json parse_json(std::string_view text) { return Parser(text).document(); }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   constexpr size_t kMax = 64;
   std::string out = "'";
   for (const char c : text.substr(0, kMax)) out.push_back(c >= 0x20 && c < 0x7F ? c : '?');

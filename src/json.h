@@ -38,6 +38,6 @@ struct Json::Member {
 Json parse_json(std::string_view text);
 
 // Untrusted text for a message: quoted, ASCII, at most 64 characters.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace rtfm

@@ -50,7 +50,7 @@ std::map<int, std::vector<SamplerRow>> parse_samplers(const Section& root, doubl
     std::from_chars(key.data(), key.data() + key.size(), steps);
     if (std::to_string(steps) != key || steps < 1 || steps > kMaxSteps)
       fail<ModelError>("manifest samplers: expected keys \"1\" to \"", kMaxSteps, "\", got ",
-                       quoted(key));
+                       in_quotes(key));
     tables.emplace(steps, parse_rows(samplers, key, steps, max_time));
   }
   return tables;
@@ -93,7 +93,7 @@ std::vector<Action> parse_actions(const Section& root) {
                       "expected more than min = ", action.min, ", got ", action.max);
     for (size_t j = 0; j < i; ++j)
       check<ModelError>(actions[j].name != action.name, a.label("name"),
-                        "expected one of its own, got ", quoted(action.name), " again");
+                        "expected one of its own, got ", in_quotes(action.name), " again");
   }
   return actions;
 }
@@ -106,7 +106,7 @@ void parse_source(const Section& root, Manifest& m) {
   check<ModelError>(m.source_sha256.size() == 64 &&
                         m.source_sha256.find_first_not_of("0123456789abcdef") == std::string::npos,
                     source.label("sha256"), "expected 64 lower-case hexadecimal digits, got ",
-                    quoted(m.source_sha256));
+                    in_quotes(m.source_sha256));
 }
 
 }  // namespace
@@ -119,7 +119,7 @@ std::string check_version(const Section& root) {
   for (const Json& feature : root.array("requires")) {
     const std::string* name = feature.as<std::string>();
     fail<ModelError>("manifest requires: expected no features, got ",
-                     name ? quoted(*name) : feature.type(), "; upgrade rtfm_rt");
+                     name ? in_quotes(*name) : feature.type(), "; upgrade rtfm_rt");
   }
   return root.text("family");
 }

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -56,7 +52,7 @@ TensorType parse_dtype(const Json& value) {
   if (*name == "F32") return TensorType::f32;
   if (*name == "F16") return TensorType::f16;
   if (*name == "BF16") return TensorType::bf16;
-  fail<ModelError>("dtype: expected F32, F16 or BF16, got ", quoted(*name));
+  fail<ModelError>("dtype: expected F32, F16 or BF16, got ", in_quotes(*name));
 }
 
 std::vector<int64_t> parse_shape(const Json& value) {
@@ -110,8 +106,8 @@ void check_layout(const std::map<std::string, TensorView, std::less<>>& tensors,
   int64_t end = 0;
   for (const auto& [offset, name] : order) {
     if (offset != end)
-      fail<ModelError>("tensor ", quoted(*name), ": expected to begin at ", end, ", got ", offset,
-                       offset < end ? " (an overlap)" : " (a hole)");
+      fail<ModelError>("tensor ", in_quotes(*name), ": expected to begin at ", end, ", got ",
+                       offset, offset < end ? " (an overlap)" : " (a hole)");
     end += tensors.at(*name).bytes;
   }
   check<ModelError>(end == bytes, "expected ", end, " bytes of tensors, got ", bytes,
@@ -164,57 +160,32 @@ std::string to_string(const std::vector<int64_t>& shape) {
   return out + "]";
 }
 
-// O_NONBLOCK: a named pipe must not make us wait for a writer.
-Safetensors::File::File(const char* path)
-    : descriptor_(::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-  check<ModelError>(descriptor_ >= 0,
-                    "expected a readable model file, got: ", std::strerror(errno));
-}
-
-Safetensors::File::~File() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-}
-
-Safetensors::File::File(File&& other) noexcept
-    : descriptor_(std::exchange(other.descriptor_, -1)) {}
-
-Safetensors::File& Safetensors::File::operator=(File&& other) noexcept {
-  std::swap(descriptor_, other.descriptor_);
-  return *this;
-}
-
-int64_t Safetensors::File::size() const {
-  struct stat status;
-  check<ModelError>(::fstat(descriptor_, &status) == 0,
-                    "expected the file's size, got: ", std::strerror(errno));
-  check<ModelError>(S_ISREG(status.st_mode), "expected a model file, got ",
-                    S_ISDIR(status.st_mode) ? "a directory" : "something that is not a file");
-  return status.st_size;
-}
-
-void Safetensors::File::read(std::byte* to, int64_t bytes, int64_t at) const {
-  while (bytes > 0) {
-    const ssize_t got = ::pread(descriptor_, to, static_cast<size_t>(bytes), at);
-    if (got < 0 && errno == EINTR) continue;
-    check<ModelError>(got >= 0, "expected ", bytes, " bytes at ", at,
-                      ", got: ", std::strerror(errno));
-    check<ModelError>(got > 0, "expected ", bytes, " more bytes at ", at,
-                      ", got the end of the file: it changed while it was read");
-    to += got, at += got, bytes -= got;
-  }
-}
-
 Safetensors::Safetensors(const std::string& path) : path_(path) {
   naming(path_, [&] { read_header(); });
 }
 
+// All of the bytes.
+void Safetensors::read(std::byte* to, int64_t bytes, int64_t at) const {
+  const int64_t got = file_.read(to, bytes, at);
+  check<ModelError>(got >= 0, "expected ", bytes, " bytes at ", at,
+                    ", got: ", std::strerror(errno));
+  check<ModelError>(got == bytes, "expected ", bytes - got, " more bytes at ", at + got,
+                    ", got the end of the file: it changed while it was read");
+}
+
 void Safetensors::read_header() {
   check<ModelError>(path_.find('\0') == path_.npos, "expected a path without NUL bytes");
-  file_ = File(path_.c_str());
-  file_bytes_ = file_.size();
+  file_ = os::File(path_);
+  check<ModelError>(bool(file_), "expected a readable model file, got: ", std::strerror(errno));
+  const auto status = file_.status();
+  check<ModelError>(status.has_value(), "expected the file's size, got: ", std::strerror(errno));
+  using Kind = os::File::Kind;
+  check<ModelError>(status->kind == Kind::regular, "expected a model file, got ",
+                    status->kind == Kind::folder ? "a directory" : "something that is not a file");
+  file_bytes_ = status->bytes;
   check<ModelError>(file_bytes_ >= 8, "expected at least 8 bytes, got ", file_bytes_);
   std::byte start[8];
-  file_.read(start, 8, 0);
+  read(start, 8, 0);
   uint64_t length;
   std::memcpy(&length, start, 8);
   const int64_t most = std::min(file_bytes_ - 8, kMaxHeader);
@@ -225,9 +196,9 @@ void Safetensors::read_header() {
   }
 
   std::string text(static_cast<size_t>(length), '\0');
-  file_.read(reinterpret_cast<std::byte*>(text.data()), static_cast<int64_t>(length), 8);
+  read(reinterpret_cast<std::byte*>(text.data()), static_cast<int64_t>(length), 8);
   check<ModelError>(text[0] == '{', "expected a header that begins with '{', got ",
-                    quoted(text.substr(0, 1)));
+                    in_quotes(text.substr(0, 1)));
   data_start_ = 8 + static_cast<int64_t>(length);
   const int64_t data_bytes = file_bytes_ - data_start_;
 
@@ -246,7 +217,7 @@ void Safetensors::read_header() {
         metadata_.emplace(key, *string);
       }
     } catch (const ModelError& error) {
-      fail<ModelError>("tensor ", quoted(name), ": ", error.what());
+      fail<ModelError>("tensor ", in_quotes(name), ": ", error.what());
     }
   }
   check_layout(tensors_, data_bytes);
@@ -254,9 +225,9 @@ void Safetensors::read_header() {
 
 // The bytes of one tensor, all of them finite numbers.
 void Safetensors::read(std::string_view name, const TensorView& view, std::byte* to) const {
-  naming(path_, [&] { file_.read(to, view.bytes, data_start_ + view.offset); });
+  naming(path_, [&] { read(to, view.bytes, data_start_ + view.offset); });
   if (any_non_finite(view, to))
-    fail<ModelError>(path_, ": tensor ", quoted(std::string(name)),
+    fail<ModelError>(path_, ": tensor ", in_quotes(std::string(name)),
                      ": expected finite numbers, got a NaN or an infinity");
 }
 
@@ -268,7 +239,8 @@ std::vector<float> Safetensors::to_float(std::string_view name) const {
 
 void Safetensors::to_float(std::string_view name, std::vector<float>& out) const {
   const auto at = tensors_.find(name);
-  check<ModelError>(at != tensors_.end(), path_, ": expected tensor ", quoted(std::string(name)));
+  check<ModelError>(at != tensors_.end(), path_, ": expected tensor ",
+                    in_quotes(std::string(name)));
   const TensorView& view = at->second;
   out.resize(static_cast<size_t>(view.elements()));
   std::byte* bytes = reinterpret_cast<std::byte*>(out.data() + out.size()) - view.bytes;

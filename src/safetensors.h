@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "csrc/os/os.h"
+
 namespace rtfm {
 
 enum class TensorType : uint8_t { f32, f16, bf16 };
@@ -46,25 +48,12 @@ class Safetensors {
   void check_numbers() const;
 
  private:
-  class File {  // one open descriptor
-   public:
-    File() = default;
-    explicit File(const char* path);
-    ~File();
-    File(File&& other) noexcept;
-    File& operator=(File&& other) noexcept;
-    int64_t size() const;                                       // of a regular file
-    void read(std::byte* to, int64_t bytes, int64_t at) const;  // all or ModelError
-
-   private:
-    int descriptor_ = -1;
-  };
-
   void read_header();
+  void read(std::byte* to, int64_t bytes, int64_t at) const;
   void read(std::string_view name, const TensorView& view, std::byte* to) const;
 
   std::string path_;
-  File file_;
+  os::File file_;
   int64_t file_bytes_ = 0, data_start_ = 0;
   std::map<std::string, std::string> metadata_;
   std::map<std::string, TensorView, std::less<>> tensors_;

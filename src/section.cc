@@ -21,13 +21,13 @@ void Section::has_exactly(const std::vector<std::string_view>& keys) const {
   for (const auto& key : keys) at(key);
   for (const auto& [key, value] : *json_.as<Json::Object>())
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
-      fail<ModelError>("manifest ", where(), "unknown key ", quoted(key),
+      fail<ModelError>("manifest ", where(), "unknown key ", in_quotes(key),
                        "; the file may need a newer rtfm_rt");
 }
 
 const Json& Section::at(std::string_view key) const {
   const Json* value = json_.find(key);
-  if (!value) fail<ModelError>("manifest ", where(), "key ", quoted(key), " is missing");
+  if (!value) fail<ModelError>("manifest ", where(), "key ", in_quotes(key), " is missing");
   return *value;
 }
 
@@ -73,14 +73,14 @@ std::string Section::text(std::string_view key) const {
     return static_cast<unsigned char>(c) >= 0x20 && c != 0x7F;
   });
   if (value->empty() || value->size() > 256 || !plain)
-    fail<ModelError>(label(key), "expected 1 to 256 bytes of plain text, got ", quoted(*value));
+    fail<ModelError>(label(key), "expected 1 to 256 bytes of plain text, got ", in_quotes(*value));
   return *value;
 }
 
 void Section::is(std::string_view key, std::string_view expected) const {
   const std::string value = text(key);
   if (value != expected)
-    fail<ModelError>(label(key), "expected ", quoted(expected), ", got ", quoted(value),
+    fail<ModelError>(label(key), "expected ", in_quotes(expected), ", got ", in_quotes(value),
                      "; the file may need a newer rtfm_rt");
 }
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/session.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <new>
 #include <span>
 
+#include "csrc/os/os.h"
 #include "src/check.h"
 #include "src/sequence.h"
 
@@ -89,7 +88,7 @@ Memory reserve(const Model& model, const SessionOptions& o) {
 }  // namespace
 
 Session::Busy::Busy(Session& session) : session_(session) {
-  const int64_t process = getpid();
+  const int64_t process = os::process();
   int64_t holder = 0;
   const bool free =
       session.busy_.compare_exchange_strong(holder, process, std::memory_order_acquire);

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/sqlite.h"
 
-#include <dlfcn.h>
-
 #include <new>
 
+#include "csrc/os/os.h"
 #include "src/check.h"
 
 namespace rtfm {
@@ -37,21 +36,29 @@ struct Library {
   int (*column_bytes)(void* statement, int column);
 };
 
+#if defined(_WIN32)
+constexpr const char* kLibrary = "winsqlite3.dll";  // a part of Windows
+constexpr const char* kInstall = "it comes with Windows 10 and later";
+#elif defined(__APPLE__)
+constexpr const char* kLibrary = "libsqlite3.dylib";  // a part of macOS
+constexpr const char* kInstall = "it comes with macOS";
+#else
 constexpr const char* kLibrary = "libsqlite3.so.0";
-
-[[noreturn]] void refuse_library() {
-  const char* why = dlerror();
-  fail<WorldError>("world files: expected SQLite's library ", kLibrary,
-                   ", got: ", why ? why : "none",
-                   "; install it (Debian, Ubuntu: libsqlite3-0; Fedora: ", "sqlite-libs)");
-}
+constexpr const char* kInstall = "install it (Debian, Ubuntu: libsqlite3-0; Fedora: sqlite-libs)";
+#endif
 
 Library load_library() {
-  void* handle = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);  // never closed
-  if (!handle) refuse_library();
+  std::string problem;
+  void* handle = os::open_library(kLibrary, problem);
+  const auto need = [&](const void* found, const char* name) {
+    check<WorldError>(found != nullptr, "world files: expected SQLite's library ", kLibrary,
+                      ", got ", handle ? "one without " : ": ", handle ? name : problem, "; ",
+                      kInstall);
+  };
+  need(handle, "");
   const auto find = [&]<class F>(F& function, const char* name) {
-    function = reinterpret_cast<F>(dlsym(handle, name));
-    if (!function) refuse_library();
+    function = reinterpret_cast<F>(os::find(handle, name));
+    need(reinterpret_cast<const void*>(function), name);
   };
   Library l;
   find(l.open_v2, "sqlite3_open_v2");

@@ -39,7 +39,7 @@ void begin(Database& db) {
 
 // Removes the file that a first save made for nothing, unless another one is writing to it. One
 // that waits to is refused by SQLite, which does not write to what has lost its name.
-void remove_empty(Database& db, const std::string& file) noexcept {
+void remove_empty(Database& db, const fs::path& file) noexcept {
   try {
     db.wait_for_others(0);
     db.execute("BEGIN IMMEDIATE");
@@ -199,7 +199,7 @@ void write(Database& db, Session& session, const World& world, const SavedWorld&
 
 void save_world(Session& session, const std::string& path, const std::string& model_sha256,
                 std::optional<int64_t> budget, SavedWorld& saved) {
-  const std::string file = file_of(path);
+  const fs::path file = file_of(path);
   std::error_code none;
   const bool fresh = !fs::exists(file, none);
   check<WorldError>(fresh || fs::is_regular_file(file, none), path,
@@ -212,7 +212,7 @@ void save_world(Session& session, const std::string& path, const std::string& mo
   next.revisions.insert(revision);
   std::optional<std::string> replaced;
   try {
-    Database db(file, true, kPatience);
+    Database db(os::to_name(file), true, kPatience);
     try {
       begin(db);
       replaced = check_same_world(db, path, saved, world.page_dtype.empty() ? 1 : kVersion);

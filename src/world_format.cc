@@ -5,6 +5,7 @@
 #include <set>
 #include <string_view>
 
+#include "csrc/os/os.h"
 #include "src/check.h"
 #include "src/digest.h"
 #include "src/json.h"
@@ -17,8 +18,8 @@ namespace fs = std::filesystem;
 // To the byte: a file is refused unless its tables were made by these.
 constexpr const char* kTables[] = {
     "CREATE TABLE world (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    "CREATE TABLE frames (id INTEGER PRIMARY KEY, pose BLOB NOT NULL, intrinsics BLOB NOT NULL,\n"
-    "                     image BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    ("CREATE TABLE frames (id INTEGER PRIMARY KEY, pose BLOB NOT NULL, intrinsics BLOB NOT NULL,\n"
+     "                     image BLOB NOT NULL, checksum INTEGER NOT NULL)"),
     "CREATE TABLE pages (id INTEGER PRIMARY KEY, page BLOB NOT NULL, checksum INTEGER NOT NULL)",
 };
 
@@ -107,14 +108,14 @@ int64_t checksum(int64_t id, std::span<const Blob> blobs) {
   return sum;
 }
 
-std::string file_of(const std::string& path) {
+fs::path file_of(const std::string& path) {
   check<WorldError>(!path.empty() && path.back() != '/' && path.find('\0') == path.npos,
-                    "path: expected the name of a file, got ", quoted(path));
+                    "path: expected the name of a file, got ", in_quotes(path));
   try {
-    fs::path file = fs::absolute(path);
+    fs::path file = fs::absolute(os::to_path(path));
     for (int links = 0; links < 40 && fs::is_symlink(fs::symlink_status(file)); ++links)
       file = file.parent_path() / fs::read_symlink(file);  // which may be absolute, or lead nowhere
-    return (fs::weakly_canonical(file.parent_path()) / file.filename()).string();
+    return fs::weakly_canonical(file.parent_path()) / file.filename();
   } catch (const fs::filesystem_error& error) {  // no permission, or no working directory any more
     fail<WorldError>(path, ": expected the name of a file, got: ", error.code().message());
   }
@@ -126,7 +127,7 @@ std::string printable(std::string text) {
   return text;
 }
 
-void rethrow(const std::string& path, const std::string& file) {
+void rethrow(const std::string& path, const fs::path& file) {
   try {
     throw;
   } catch (const SqliteError& error) {
@@ -134,9 +135,9 @@ void rethrow(const std::string& path, const std::string& file) {
     std::error_code none;
     if (!error.of_system())
       fail<WorldError>(path, ": expected a world file, got a damaged one: ", says);
-    const fs::path folder = fs::path(file).parent_path();
+    const fs::path folder = file.parent_path();
     if (!fs::is_directory(folder, none))
-      fail<WorldError>(path, ": expected a folder for it at ", folder.string(),
+      fail<WorldError>(path, ": expected a folder for it at ", os::to_name(folder),
                        ", got none; make it first");
     fail<WorldError>(path, ": expected to read and write it, got: ", says, "; ",
                      fs::is_regular_file(file, none)

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <span>
 #include <stdexcept>
@@ -43,13 +44,13 @@ std::string digest(const Values& values);  // of all of them: leave out the dige
 int64_t checksum(int64_t id, std::span<const Blob> blobs);  // of a row
 
 // The file that a path leads to, links followed. Throws WorldError for what is no name of a file.
-std::string file_of(const std::string& path);
+std::filesystem::path file_of(const std::string& path);
 
 // What SQLite says, which may quote bytes of a damaged file: those that are no ASCII become '?'.
 std::string printable(std::string text);
 
 // In a catch block: what SQLite, the system or a damaged file threw, as a WorldError that names the
 // file. Everything else goes on as it is.
-[[noreturn]] void rethrow(const std::string& path, const std::string& file);
+[[noreturn]] void rethrow(const std::string& path, const std::filesystem::path& file);
 
 }  // namespace rtfm::world_format

@@ -131,7 +131,7 @@ SessionOptions options_of(const std::string& text, bool by_actions) {
   return o;
 }
 
-LoadedWorld read(const Database& db, const std::string& path, const std::string& file,
+LoadedWorld read(const Database& db, const std::string& path, const fs::path& file,
                  int64_t version) {
   Values values = read_values(db);
   const auto sum = values.extract("digest");
@@ -178,12 +178,12 @@ LoadedWorld read(const Database& db, const std::string& path, const std::string&
 }  // namespace
 
 LoadedWorld load_world(const std::string& path) {
-  const std::string file = file_of(path);
+  const fs::path file = file_of(path);
   std::error_code none;
   check<WorldError>(fs::is_regular_file(file, none), path,
                     ": expected a world file, got no file there");
   try {
-    Database db(file, false, kPatience);
+    Database db(os::to_name(file), false, kPatience);
     db.execute("BEGIN");
     const int64_t version = check_format(db, path);
     const std::string problem = printable(db.text("PRAGMA quick_check(1)"));

@@ -30,16 +30,12 @@ bool has_avx512_bf16() {
 
 #if defined(RTFM_HAVE_AMX)
 bool amx_allowed() {
-#if defined(__linux__)
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   if (!(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
   if (!has_avx512_bf16()) return false;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM)
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
 }
 
 bool has_amx_int8() {
@@ -78,6 +74,8 @@ std::vector<const Kernels*> available_tiers() {
   if (avx2 && has_avx_vnni()) tiers.push_back(&avx_vnni::kernels);
 #elif defined(__aarch64__) && defined(__linux__)
   if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) tiers.push_back(&sdot::kernels);
+#elif defined(__aarch64__) && defined(__APPLE__)
+  tiers.push_back(&sdot::kernels);  // all of Apple's have it
 #endif
   return tiers;
 }

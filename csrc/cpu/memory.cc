@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/cpu/memory.h"
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <new>
+
+#include "csrc/os/os.h"
 
 namespace rtfm::cpu {
 namespace {
@@ -13,13 +13,6 @@ namespace {
 // Blocks of this size come from the system, which zeroes them as they are used and has all of them
 // back on release: a heap would keep, in between the weights of a model, what reading them took.
 constexpr int64_t kLarge = int64_t{256} << 10;
-
-void* map(int64_t bytes) {
-  void* memory =
-      mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  return memory;
-}
 
 // The pointer that calloc returned lies just before ours.
 void* from_heap(int64_t bytes) {
@@ -39,14 +32,14 @@ void to_heap(void* memory) noexcept {
 
 }  // namespace
 
-void* allocate(int64_t bytes) { return bytes < kLarge ? from_heap(bytes) : map(bytes); }
+void* allocate(int64_t bytes) { return bytes < kLarge ? from_heap(bytes) : os::map(size_t(bytes)); }
 
 void release(void* memory, int64_t bytes) noexcept {
   if (!memory) return;
   if (bytes < kLarge)
     to_heap(memory);
   else
-    munmap(memory, size_t(bytes));
+    os::unmap(memory, size_t(bytes));
 }
 
 }  // namespace rtfm::cpu

@@ -8,6 +8,8 @@
 #include <unistd.h>
 #endif
 
+#include "csrc/os/os.h"
+
 namespace rtfm::cpu {
 namespace {
 
@@ -25,18 +27,10 @@ inline void pause() {
 
 uint32_t unclaimed(uint64_t state) { return uint32_t(state); }
 
-int64_t process() {
-#if defined(__linux__)
-  return getpid();
-#else
-  return 0;
-#endif
-}
-
 }  // namespace
 
 void Pool::start() {
-  process_ = process();
+  process_ = os::process();
   try {
     while (int(workers_.size()) + 1 < threads_) {
       Worker& worker = workers_.emplace_back();
@@ -53,7 +47,7 @@ Pool::~Pool() {
   wake_.fetch_add(1);
   wake_.notify_all();
   for (Worker& worker : workers_)
-    if (process() == process_)
+    if (os::process() == process_)
       worker.thread.join();
     else
       worker.thread.detach();  // after fork the thread exists in the parent only
@@ -72,7 +66,7 @@ static int first_beside(const cpu_set_t& taken, const cpu_set_t& allowed) {
 // machines often neither is, and a worker that wakes behind the caller sleeps through most of a
 // step.
 void Pool::spread() {
-  if (process() != process_) return;
+  if (os::process() != process_) return;
   cpu_set_t taken;
   CPU_ZERO(&taken);
   const int here = sched_getcpu();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/cuda/loader.h"
 
-#include <dlfcn.h>
-#include <unistd.h>
-
 #include <charconv>
+#include <filesystem>
+
+#include "csrc/os/os.h"
 
 namespace rtfm::cuda {
 namespace {
@@ -16,19 +16,20 @@ std::string version(int number) {
   return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
 }
 
-std::string last_dl_error() {
-  const char* error = dlerror();
-  return error ? error : "no reason given";
-}
+#if defined(_WIN32)
+constexpr const char *kDriverLibrary = "nvcuda.dll", *kOwnLibrary = "rtfm_cuda.dll";
+#else
+constexpr const char *kDriverLibrary = "libcuda.so.1", *kOwnLibrary = "librtfm_cuda.so";
+#endif
 
 // "" if the driver answers and is new enough.
 std::string driver_problem() {
-  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  std::string why;
+  void* driver = os::open_library(kDriverLibrary, why);
   if (!driver)
-    return "no NVIDIA driver answers (" + last_dl_error() +
-           "); install driver 580 (CUDA 13.0) or newer";
-  const auto get_version = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDriverGetVersion"));
-  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+    return "no NVIDIA driver answers (" + why + "); install driver 580 (CUDA 13.0) or newer";
+  const auto get_version = reinterpret_cast<int (*)(int*)>(os::find(driver, "cuDriverGetVersion"));
+  const auto init = reinterpret_cast<int (*)(unsigned)>(os::find(driver, "cuInit"));
   int number = 0;
   if (!get_version || !init || get_version(&number) != 0)
     return "the NVIDIA driver does not say its version; install driver 580 (CUDA 13.0) or newer";
@@ -44,27 +45,20 @@ std::string driver_problem() {
   return "";
 }
 
-// The folder of the shared object that this function is in.
-std::string own_folder() {
-  Dl_info info{};
-  if (!dladdr(reinterpret_cast<const void*>(&own_folder), &info) || !info.dli_fname) return ".";
-  const std::string path = info.dli_fname;
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash);
-}
-
 const Api* find_api(std::string& problem) {
-  const std::string path = own_folder() + "/librtfm_cuda.so";
-  if (access(path.c_str(), F_OK) != 0) {
+  const std::string path = os::own_folder() + "/" + kOwnLibrary;
+  std::error_code none;
+  if (!std::filesystem::exists(os::to_path(path), none)) {
     problem = "this build has no CUDA backend (" + path + "); build it where nvcc 13 is";
     return nullptr;
   }
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  std::string why;
+  void* library = os::open_library(path, why);
   if (!library) {
-    problem = "the CUDA backend does not load (" + last_dl_error() + ")";
+    problem = "the CUDA backend does not load (" + why + ")";
     return nullptr;
   }
-  const auto function = reinterpret_cast<ApiFunction>(dlsym(library, "rtfm_cuda_api"));
+  const auto function = reinterpret_cast<ApiFunction>(os::find(library, "rtfm_cuda_api"));
   const Api* api = function ? function(kAbi) : nullptr;
   if (!api) problem = path + " is from another build; install rtfm_rt again";
   return api;

@@ -164,7 +164,7 @@ std::unique_ptr<Topology> open_st_dit(const Section& root, Manifest& m) {
   check_sizes(s, root);
   const std::string slide = root.text("slide");
   check<ModelError>(slide == "keep" || slide == "recompute", root.label("slide"),
-                    "expected \"keep\" or \"recompute\", got ", quoted(slide));
+                    "expected \"keep\" or \"recompute\", got ", in_quotes(slide));
   m.sequence = {.recent = s.window - 1, .renew = slide == "recompute"};
   return std::make_unique<StDitTopology>(s);
 }
