@@ -60,14 +60,17 @@ def measure(path: str, pages: int, threads: int, rounds: int, run: Any) -> dict[
         return time.perf_counter() - start
 
     seconds: dict[str, list[float]] = {"step": [], "equal work": []}
-    length = np.median([step() for _ in range(WARM_UP)])
-    each = np.median([run(100_000) for _ in range(WARM_UP)]) / 100_000
+    work = 100_000  # rounds of the loop, until it takes as long as a step beside it
+    for _ in range(3):
+        pairs = [(step(), run(work)) for _ in range(WARM_UP)]
+        length, took = np.median(pairs, axis=0)
+        work = int(work * length / took)
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
             seconds["step"].append(step())
-            seconds["equal work"].append(run(int(length / each)))
+            seconds["equal work"].append(run(work))
     finally:
         gc.enable()
     result: dict[str, Any] = {"device": session.device}
