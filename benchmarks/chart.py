@@ -33,7 +33,7 @@ class Panel:
     y_label: str
     ticks: list[float]  # of x; the first and the last are its ends
     names: list[str] = field(default_factory=list)  # of the ticks, else their numbers
-    curves: dict[str, list[Point]] = field(default_factory=dict)
+    curves: dict[str, list[Point]] = field(default_factory=dict)  # an empty one keeps its colour
     dots: list[tuple[float, float]] = field(default_factory=list)
     log: bool = False  # x
     joined: bool = True  # False: the ticks are things, not amounts
@@ -89,6 +89,8 @@ def _panel(p: Panel) -> list[str]:
 def _curves(p: Panel, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> list[str]:
     parts, left = [], float(LEFT)
     for index, (name, curve) in enumerate(p.curves.items()):
+        if not curve:
+            continue
         kind = f"s{'102'[index % 3]}" if p.dots else f"s{index % 3}"  # not the colour of the dots
         aside = 0.0 if p.joined else 7.0 * (index - (len(p.curves) - 1) / 2)
         points = [(at_x(x) + aside, y, error) for x, y, error in curve]

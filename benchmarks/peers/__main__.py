@@ -112,25 +112,29 @@ def beside(config: Config, names: list[str], args: argparse.Namespace, quiet: Ro
 
 
 def draw(blocks: dict[str, Rows], threads: int) -> str:
-    """How long the float32 peers take for what rtfm_rt float32 does in 1."""
-    shapes = [shape for shape, rows in blocks.items() if "p50_ms" in rows.get(OURS, {})]
-    panel = chart.Panel(
-        title=f"float32, threads: {threads}, rtfm_rt = 1",
-        x_label="width / tokens",
-        y_label="times as long",
-        ticks=[float(i) for i in range(len(shapes))],
-        names=shapes,
-        joined=False,
-    )
-    for peer in ("torch.compile", "ONNX Runtime", "OpenVINO"):
-        curve = []
-        for i, shape in enumerate(shapes):
-            row = blocks[shape].get(f"{peer} float32", {})
-            if "p50_ms" in row:
-                curve.append((float(i), row["p50_ms"] / blocks[shape][OURS]["p50_ms"], 0.0))
-        if curve:
+    """How long peers take for what rtfm_rt does in 1, in each precision that both have here."""
+    panels = []
+    for precision in ("float32", "bfloat16", "int8"):
+        ours = f"rtfm_rt {precision}"
+        shapes = [shape for shape, rows in blocks.items() if "p50_ms" in rows.get(ours, {})]
+        panel = chart.Panel(
+            title=f"{precision}, threads: {threads}, rtfm_rt = 1",
+            x_label="width, tokens",
+            y_label="times as long",
+            ticks=[float(i) for i in range(len(shapes))],
+            names=[shape.replace("/", " ") for shape in shapes],
+            joined=False,
+        )
+        for peer in ("torch.compile", "ONNX Runtime", "OpenVINO"):
+            curve = []
+            for i, shape in enumerate(shapes):
+                row = blocks[shape].get(f"{peer} {precision}", {})
+                if "p50_ms" in row:
+                    curve.append((float(i), row["p50_ms"] / blocks[shape][ours]["p50_ms"], 0.0))
             panel.curves[peer] = curve
-    return chart.svg([panel], "Times of a write pass in three peers relative to rtfm_rt")
+        if any(panel.curves.values()):
+            panels.append(panel)
+    return chart.svg(panels, "Times of a write pass in three peers relative to rtfm_rt")
 
 
 def main() -> None:
