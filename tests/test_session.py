@@ -305,7 +305,7 @@ def test_a_worker_wakes_beside_the_caller():
     beside = 0
     try:
         os.sched_setaffinity(0, {here})  # the caller alone
-        for _ in range(5):
+        for _ in range(20):
             os.sched_setaffinity(worker, {here})
             session.step(np.eye(4))
             assert processor_asleep(worker) == here and os.sched_getaffinity(worker) == {here}
@@ -315,7 +315,7 @@ def test_a_worker_wakes_beside_the_caller():
             assert os.sched_getaffinity(worker) == every
     finally:
         os.sched_setaffinity(0, every)
-    assert beside >= 4  # others may have been in the way once
+    assert beside >= 10  # of 20, others may be in the way; none where workers wake as they like
 
 
 def test_two_threads_on_one_session(picture):
